@@ -1,0 +1,3 @@
+"""Offline behaviour distillation for Minari datasets."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,235 @@
+"""`DistillConfig`: the one table of defaults, and the presets that replace fields in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from minari_distill.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class StudentRecipe:
+    """How a student is built and trained on a synset: all that behavioural cloning needs to know.
+
+    A student is an MLP (ReLU) that maps a normalised observation to an action in [-1, 1] (`tanh`), to an
+    action of its own scale (`linear`, clipped to the bounds when acting) or to probabilities (`softmax`).
+    It is trained on the whole synset at every step by mean squared error (cross-entropy for `softmax`).
+    """
+
+    hidden_layers: int = 3
+    hidden_width: int = 256
+    residual: bool = False
+    head: str = "tanh"
+    init: str = "orthogonal"  # "orthogonal": gain √2, zero biases. "torch": nn.Linear's own default
+    output_gain: float = 1.0  # the last layer's weights, times this
+    optimizer: str = "adam"  # "sgd" | "momentum" | "adam" | "adamw"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    steps: int = 1000
+
+    def __post_init__(self) -> None:
+        _one_of("head", self.head, ("tanh", "linear", "softmax"))
+        _one_of("init", self.init, ("orthogonal", "torch"))
+        _one_of("optimizer", self.optimizer, ("sgd", "momentum", "adam", "adamw"))
+        _at_least("hidden_layers", self.hidden_layers, 1)
+        _at_least("hidden_width", self.hidden_width, 1)
+        _at_least("steps", self.steps, 1)
+        _positive("lr", self.lr)
+        object.__setattr__(self, "betas", tuple(self.betas))  # JSON knows only lists
+
+    def replace(self, **changes: Any) -> StudentRecipe:
+        """The same recipe with some fields changed; an unknown name is answered with the nearest one."""
+        return _replace(self, changes)
+
+
+GENERAL_RECIPE = StudentRecipe(init="torch")
+"""A plain student that nothing was tuned for: PyTorch's default initialisation, Adam 1e-3, 1000 steps."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Every setting of a distillation, frozen and flat; a synset's metadata stores it whole."""
+
+    preset: str = "default"
+    seed: int = 0
+    device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:1" …
+
+    # What is distilled
+    n_syn: int = 256
+    objective: str = "av_pbc"  # "dbc" | "pbc" | "av_pbc"
+    initializer: str = "relabelled"  # "random" | "relabelled" | "kmeans"
+
+    # Teacher (the paper's Cal-QL with CORL's defaults; Nakamoto et al., 2023)
+    teacher_method: str = "cal_ql"  # "cal_ql" | "filtered_bc"
+    teacher_steps: int = 1_000_000
+    teacher_batch: int = 256
+    discount: float = 0.99
+    actor_lr: float = 3e-5
+    critic_lr: float = 3e-4
+    target_rate: float = 5e-3  # τ of the target critics
+    cql_alpha: float = 10.0
+    cql_n_actions: int = 10
+    top_fraction: float = 0.1  # filtered_bc: share of the episodes it learns from, best returns first
+
+    # Student recipe, that is the inner loop
+    hidden_layers: int = 3
+    hidden_width: int = 256
+    head: str = "tanh"  # "softmax" is chosen for discrete actions
+    student_init: str = "orthogonal"
+    output_gain: float = 0.01
+    inner_optimizer: str = "momentum"
+    inner_lr: float = 0.2
+    inner_momentum: float = 0.9
+    inner_betas: tuple[float, float] = (0.9, 0.999)
+    inner_eps: float = 1e-8
+    inner_steps: int = 100  # T
+    window: int = 30  # differentiate this many of the inner steps, at a random offset; 0 = all of them
+    n_students: int = 1  # K, fresh students an outer step
+
+    # Outer loop
+    outer_steps: int = 900
+    outer_optimizer: str = "adam"  # "adam" | "momentum"
+    outer_lr_obs: float = 2e-2
+    outer_lr_act: float = 1e-2
+    outer_momentum: float = 0.9
+    outer_betas: tuple[float, float] = (0.9, 0.99)
+    outer_schedule: str = "cosine"  # "cosine" to 2 % of the rate | "constant"
+    outer_clip: str = "relative"  # "relative": twice the running mean of the gradient norm | "norm"
+    outer_clip_at: float = 2.0
+    outer_batch: int = 2048  # dataset states an outer step
+    q_scale: float = 0.0  # av_pbc: w = q_scale·q (the paper: 0.02); 0 = max(q, 0) / mean max(q, 0)
+
+    # Selection by held-out loss, and checkpoints
+    holdout_fraction: float = 0.1
+    validate_every: int = 25
+    validation_students: int = 2
+    checkpoint_every: int = 50
+
+    # Engine
+    precision: str = "float32"  # "float32" | "bfloat16" (matrix products only) | "float64"
+    memory_budget_gb: float = 8.0  # activations of the window; more inner steps are recomputed
+
+    def __post_init__(self) -> None:
+        _one_of("preset", self.preset, PRESETS)
+        _one_of("objective", self.objective, ("dbc", "pbc", "av_pbc"))
+        _one_of("initializer", self.initializer, ("random", "relabelled", "kmeans"))
+        _one_of("teacher_method", self.teacher_method, ("cal_ql", "filtered_bc"))
+        _one_of("inner_optimizer", self.inner_optimizer, ("sgd", "momentum", "adam"))
+        _one_of("outer_optimizer", self.outer_optimizer, ("adam", "momentum"))
+        _one_of("outer_schedule", self.outer_schedule, ("cosine", "constant"))
+        _one_of("outer_clip", self.outer_clip, ("relative", "norm"))
+        _one_of("precision", self.precision, ("float32", "bfloat16", "float64"))
+        for name in (
+            "n_syn teacher_steps teacher_batch cql_n_actions inner_steps n_students outer_steps "
+            "outer_batch validate_every validation_students checkpoint_every"
+        ).split():
+            _at_least(name, getattr(self, name), 1)
+        for name in "actor_lr critic_lr outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb".split():
+            _positive(name, getattr(self, name))
+        if not 0 <= self.window <= self.inner_steps:
+            raise ConfigError(
+                f"window={self.window} must lie between 0 (all steps) and inner_steps={self.inner_steps}."
+            )
+        if not 0 < self.holdout_fraction < 1 or not 0 < self.top_fraction <= 1:
+            raise ConfigError(
+                f"holdout_fraction={self.holdout_fraction} and top_fraction={self.top_fraction} are shares: "
+                "give numbers between 0 and 1, for example holdout_fraction=0.1."
+            )
+        for name in ("inner_betas", "outer_betas"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _ = self.recipe  # refuses a bad head, init, learning rate or width
+
+    @property
+    def recipe(self) -> StudentRecipe:
+        """The student recipe that the inner loop follows, which travels with the synset."""
+        return StudentRecipe(
+            hidden_layers=self.hidden_layers,
+            hidden_width=self.hidden_width,
+            head=self.head,
+            init=self.student_init,
+            output_gain=self.output_gain,
+            optimizer=self.inner_optimizer,
+            lr=self.inner_lr,
+            momentum=self.inner_momentum,
+            betas=self.inner_betas,
+            eps=self.inner_eps,
+            steps=self.inner_steps,
+        )
+
+    @property
+    def window_steps(self) -> int:
+        """W: how many inner steps an outer step differentiates."""
+        return self.window or self.inner_steps
+
+    def replace(self, **changes: Any) -> DistillConfig:
+        """The same settings with some changed; a changed `preset` brings that preset's own settings in."""
+        if "preset" in changes and changes["preset"] != self.preset:
+            return make_config(**changes)
+        return _replace(self, changes)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The best student for the least compute; Cal-QL as the paper ran it.
+    "default": {},
+    # Minutes on two CPU cores, teacher included.
+    "quick": {"teacher_method": "filtered_bc", "teacher_steps": 5_000, "outer_steps": 400},
+    # The paper's procedure (arXiv 2410.22728, section 5 and appendix), so that numbers compare.
+    "paper": {
+        "initializer": "random",
+        "output_gain": 1.0,
+        "inner_optimizer": "sgd",
+        "inner_lr": 0.1,
+        "window": 0,
+        "outer_steps": 50_000,
+        "outer_optimizer": "momentum",
+        "outer_lr_obs": 0.1,
+        "outer_lr_act": 0.1,
+        "outer_schedule": "constant",
+        "outer_clip": "norm",
+        "outer_batch": 2560,
+        "q_scale": 0.02,
+    },
+}
+
+
+def make_config(preset: str = "default", **overrides: Any) -> DistillConfig:
+    """A preset's settings with `overrides` on top.
+
+    >>> make_config("quick", n_syn=64).teacher_method
+    'filtered_bc'
+    """
+    _one_of("preset", preset, PRESETS)
+    return _replace(DistillConfig(), {"preset": preset, **PRESETS[preset], **overrides})
+
+
+def _replace(config: Any, changes: dict[str, Any]) -> Any:
+    known = [f.name for f in dataclasses.fields(config)]
+    for name in changes:
+        if name not in known:
+            raise ConfigError(
+                f"Unknown setting {name!r}.{did_you_mean(name, known)} Known settings: {', '.join(known)}."
+            )
+    return dataclasses.replace(config, **changes)
+
+
+def _one_of(name: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise ConfigError(
+            f"{name}={value!r} is unknown.{did_you_mean(str(value), known)} "
+            f"Choose one of: {', '.join(known)}."
+        )
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name}={value} must be at least {least}.")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"{name}={value} must be positive.")

@@ -1,0 +1,1 @@
+"""Teachers: near-expert policies with a value function, learnt offline."""
