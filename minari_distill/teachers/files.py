@@ -1,0 +1,221 @@
+"""Teachers on disk: safetensors, written atomically, read with every fault named.
+
+A file of this package holds the layers by name, all ensemble members in one tensor:
+
+    actor.0.weight (A, in, out)   actor.0.bias (A, out)   actor.1.weight …
+    critic.0.weight (C, in, out)  critic.0.bias (C, out)  critic.1.weight …
+    obs_mean, obs_std (obs_dim,)  act_low, act_high (act_dim,)
+
+and in its header "format", "head", "reduction" and "metadata" (JSON). Files of CORL-style Cal-QL actors and
+critics (keys `actor.base_network.*`, `critic1.network.*`, `critic2.network.*`) are read too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from minari_distill.errors import TeacherError, did_you_mean
+from minari_distill.networks import Architecture, views
+from minari_distill.teachers.teacher import NetworkTeacher, Teacher
+
+FORMAT = "minari_distill.teacher/1"
+_STATISTICS = ("obs_mean", "obs_std", "act_low", "act_high")
+
+
+def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> Path:
+    """Write a teacher as safetensors; the file appears whole or not at all.
+
+    Raises:
+        TeacherError: The teacher is made of functions, which no file can hold.
+    """
+    if not isinstance(teacher, NetworkTeacher):
+        raise TeacherError(
+            f"A {type(teacher).__name__.lstrip('_')} cannot be saved: only teachers made of networks can. "
+            "Pass it again as `teacher=` instead."
+        )
+    tensors = {name: teacher.tensors[name] for name in _STATISTICS}
+    for name, arch in (("actor", teacher.actor_arch), ("critic", teacher.critic_arch)):
+        weights, biases = views(teacher.tensors[name], arch)
+        for l, (W, b) in enumerate(zip(weights, biases, strict=True)):
+            tensors[f"{name}.{l}.weight"], tensors[f"{name}.{l}.bias"] = W, b[:, 0]
+    header = {
+        "format": FORMAT,
+        "head": teacher.actor_arch.head,
+        "reduction": teacher.reduction,
+        "metadata": json.dumps(teacher.metadata, sort_keys=True),
+    }
+    path = Path(path)
+    write_atomically(path, save({k: v.cpu().contiguous() for k, v in tensors.items()}, header))
+    return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write through a temporary file beside `path`, so that a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_teacher(teacher: str | os.PathLike[str] | Teacher) -> Teacher:
+    """A teacher from a safetensors file; a `Teacher` is returned as it is.
+
+    Raises:
+        TeacherError: The file is missing, unreadable, a pickle, or not a teacher.
+    """
+    if isinstance(teacher, Teacher):
+        return teacher
+    if not isinstance(teacher, str | os.PathLike):
+        raise TeacherError(
+            f"A teacher is a path or a Teacher, not a {type(teacher).__name__}: wrap your own functions "
+            "with Teacher.from_callable(policy, q, obs_dim=…, act_dim=…)."
+        )
+    path = Path(teacher)
+    header, tensors = _read(path)
+    try:
+        if header.get("format") == FORMAT:
+            return _from_own(header, tensors)
+        if "actor.base_network.0.weight" in tensors:
+            return _from_corl(header, tensors)
+    except KeyError as missing:
+        raise TeacherError(
+            f"Teacher file '{path}' lacks {missing}: it is incomplete; train or download it again."
+        ) from missing
+    except (TeacherError, ValueError, RuntimeError) as fault:
+        raise TeacherError(f"Teacher file '{path}' is unfit: {fault}") from fault
+    if "format" in header:
+        raise TeacherError(
+            f"Teacher file '{path}' has the format {header['format']!r}; this version reads {FORMAT!r}: "
+            "upgrade with pip install -U minari-distill, or learn the teacher again."
+        )
+    raise TeacherError(
+        f"Teacher file '{path}' holds no teacher (its tensors: {', '.join(sorted(tensors)[:4])} …). "
+        "Expected actor.0.weight, critic.0.weight … as save_teacher writes, or CORL's "
+        "actor.base_network.*, critic1.network.*, critic2.network.*."
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a safetensors file."""
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.glob("*.safetensors")] if path.parent.is_dir() else []
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise TeacherError(
+            f"Teacher file '{path}' {what}.{did_you_mean(path.name, siblings)} Give a .safetensors file, or "
+            "leave `teacher` out to learn one."
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start[:2] == b"PK" or start[:1] == b"\x80":  # zip archive of torch.save, bare pickle
+            raise TeacherError(
+                f"Teacher file '{path}' is a pickle, and opening one runs whatever code it holds: convert "
+                "its tensors where you trust it, with safetensors.torch.save_file(state_dict, "
+                f"'{path.stem}.safetensors')."
+            )
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as fault:
+        raise TeacherError(
+            f"Teacher file '{path}' cannot be read ({fault}): it is truncated or no safetensors file; "
+            "train or download it again."
+        ) from fault
+
+
+def _from_own(header: dict[str, str], tensors: dict[str, Tensor]) -> NetworkTeacher:
+    actor, actor_arch = _flat(_layers(tensors, "actor"), header["head"])
+    critic, critic_arch = _flat(_layers(tensors, "critic"), "linear")
+    return NetworkTeacher(
+        actor=actor,
+        actor_arch=actor_arch,
+        critic=critic,
+        critic_arch=critic_arch,
+        reduction=header["reduction"],
+        metadata=json.loads(header["metadata"]),
+        **{name: tensors[name] for name in _STATISTICS},
+    )
+
+
+def _layers(tensors: dict[str, Tensor], name: str) -> list[tuple[Tensor, Tensor]]:
+    """(weight (K, in, out), bias (K, out)) of every layer of "actor" or "critic", first to last."""
+    n_layers = sum(key.startswith(f"{name}.") and key.endswith(".weight") for key in tensors)
+    return [(tensors[f"{name}.{l}.weight"], tensors[f"{name}.{l}.bias"]) for l in range(max(n_layers, 1))]
+
+
+def _flat(layers: list[tuple[Tensor, Tensor]], head: str) -> tuple[Tensor, Architecture]:
+    """Layers as one vector (K, P) and the architecture they form."""
+    for (_, _, out), (_, into, _) in zip(
+        [w.shape for w, _ in layers], [w.shape for w, _ in layers[1:]], strict=False
+    ):
+        if out != into:
+            raise TeacherError(f"a layer of {out} outputs is followed by one of {into} inputs")
+    arch = Architecture(
+        obs_dim=layers[0][0].shape[1],
+        act_dim=layers[-1][0].shape[2],
+        hidden=tuple(w.shape[2] for w, _ in layers[:-1]),
+        head=head,
+    )
+    theta = torch.empty(len(layers[0][0]), arch.n_parameters, dtype=layers[0][0].dtype)
+    weights, biases = views(theta, arch)
+    for (W, b), to_W, to_b in zip(layers, weights, biases, strict=True):
+        to_W.copy_(W)
+        to_b.copy_(b.unsqueeze(1))
+    return theta, arch
+
+
+def _from_corl(header: dict[str, str], tensors: dict[str, Tensor]) -> NetworkTeacher:
+    """CORL's Cal-QL: a tanh-Gaussian actor (first half of its output is the mean), two critics.
+
+    Its environments (Gymnasium's MuJoCo) take actions in [−1, 1].
+    """
+    actor_layers = _corl_layers(tensors, "actor.base_network")
+    W, b = actor_layers[-1]
+    act_dim = W.shape[2] // 2
+    actor_layers[-1] = (W[..., :act_dim], b[..., :act_dim])  # the other half is the log-std
+    actor, actor_arch = _flat(actor_layers, "tanh")
+    both = zip(
+        _corl_layers(tensors, "critic1.network"), _corl_layers(tensors, "critic2.network"), strict=True
+    )
+    critic, critic_arch = _flat(
+        [(torch.cat(w), torch.cat(b)) for w, b in (zip(*two, strict=True) for two in both)], "linear"
+    )
+    metadata: dict[str, Any] = {"method": "cal_ql", **header}
+    if "gradient_steps" in header:
+        metadata["gradient_steps"] = int(header["gradient_steps"])
+    return NetworkTeacher(
+        actor=actor,
+        actor_arch=actor_arch,
+        critic=critic,
+        critic_arch=critic_arch,
+        reduction="min",
+        obs_mean=tensors["observation_mean"],
+        obs_std=tensors["observation_std"],
+        act_low=-torch.ones(act_dim),
+        act_high=torch.ones(act_dim),
+        metadata=metadata,
+    )
+
+
+def _corl_layers(tensors: dict[str, Tensor], prefix: str) -> list[tuple[Tensor, Tensor]]:
+    """The linear layers of an nn.Sequential, weights turned from (out, in) to (1, in, out)."""
+    places = sorted(int(k.split(".")[-2]) for k in tensors if k.startswith(prefix) and k.endswith(".weight"))
+    return [
+        (tensors[f"{prefix}.{i}.weight"].T.unsqueeze(0), tensors[f"{prefix}.{i}.bias"].unsqueeze(0))
+        for i in places or [0]
+    ]

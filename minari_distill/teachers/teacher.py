@@ -1,0 +1,246 @@
+"""`Teacher`: the near-expert π* and its action value q, whatever trained them.
+
+Observations and actions are in the units of the source dataset on both sides:
+
+>>> teacher = load_teacher("hopper.safetensors")  # doctest: +SKIP
+>>> teacher.policy(obs)       # (N, obs_dim) -> (N, act_dim)  # doctest: +SKIP
+>>> teacher.q(obs, action)    # -> (N,)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minari_distill.errors import TeacherError
+from minari_distill.networks import Architecture, forward
+
+_CHUNK = 1 << 15  # states a forward pass holds at once: bounds the memory of labelling a whole dataset
+
+
+class Teacher(ABC):
+    """π*(s), a deterministic greedy policy, and q(s, a), its action value.
+
+    Attributes:
+        obs_dim: Length of an observation vector.
+        act_dim: Length of an action vector; the number of actions where they are discrete.
+        metadata: How it came to be (method, gradient steps, source ids, seed, versions); JSON types only.
+        has_q: Whether `q` can be asked. The objective "av_pbc" needs it.
+    """
+
+    obs_dim: int
+    act_dim: int
+    metadata: dict[str, Any]
+    has_q: bool = True
+
+    @abstractmethod
+    def policy(self, obs: Tensor) -> Tensor:
+        """Greedy actions (N, act_dim) at observations (N, obs_dim); probabilities for discrete actions."""
+
+    @abstractmethod
+    def q(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Action values (N,) of actions (N, act_dim) taken at observations (N, obs_dim).
+
+        Raises:
+            TeacherError: The teacher knows a policy only.
+        """
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Teacher:
+        """The same teacher with its parameters on `device`."""
+
+    @staticmethod
+    def from_callable(
+        policy: Callable[[Tensor], Tensor],
+        q: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        obs_dim: int,
+        act_dim: int,
+        metadata: dict[str, Any] | None = None,
+    ) -> Teacher:
+        """A teacher made of your own functions, tensors in the source's units in and out.
+
+        >>> Teacher.from_callable(lambda obs: -obs, obs_dim=3, act_dim=3).policy(torch.ones(1, 3))
+        tensor([[-1., -1., -1.]])
+        """
+        return _CallableTeacher(policy, q, obs_dim, act_dim, metadata or {"method": "callable"})
+
+    def check_fits(self, obs_dim: int, act_dim: int, source: str = "the dataset") -> None:
+        """Refuse a teacher whose vectors have another length than the dataset's.
+
+        Raises:
+            TeacherError: The dimensions differ; both are named.
+        """
+        if (self.obs_dim, self.act_dim) != (obs_dim, act_dim):
+            raise TeacherError(
+                f"The teacher maps {self.obs_dim} observation numbers to {self.act_dim} action numbers, but "
+                f"{source} has {obs_dim} and {act_dim}: give the teacher of this dataset, or leave "
+                "`teacher` out to learn one."
+            )
+
+
+class _CallableTeacher(Teacher):
+    def __init__(
+        self,
+        policy: Callable[[Tensor], Tensor],
+        q: Callable[[Tensor, Tensor], Tensor] | None,
+        obs_dim: int,
+        act_dim: int,
+        metadata: dict[str, Any],
+    ) -> None:
+        self._policy, self._q = policy, q
+        self.obs_dim, self.act_dim, self.metadata = obs_dim, act_dim, metadata
+        self.has_q = q is not None
+
+    @torch.no_grad()
+    def policy(self, obs: Tensor) -> Tensor:
+        action = self._policy(obs)
+        return _shaped(action, (len(obs), self.act_dim), "policy")
+
+    @torch.no_grad()
+    def q(self, obs: Tensor, action: Tensor) -> Tensor:
+        if self._q is None:
+            raise TeacherError(
+                "This teacher has a policy but no q: give `q=` to Teacher.from_callable, or choose an "
+                "objective that needs none: objective='pbc'."
+            )
+        return _shaped(self._q(obs, action), (len(obs),), "q")
+
+    def to(self, device: torch.device | str) -> Teacher:
+        return self  # a function runs where its input lies
+
+
+def _shaped(value: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+    if tuple(value.shape) != shape:
+        raise TeacherError(f"The teacher's {name} returned shape {tuple(value.shape)}; expected {shape}.")
+    return value
+
+
+class NetworkTeacher(Teacher):
+    """An ensemble of actors and one of critics, as flat parameter vectors (`networks`).
+
+    With x = (s − mean) / std and u the action scaled from [low, high] to [−1, 1]:
+
+        π*(s) = low + (mean over actors of tanh z_k(x) + 1) / 2 · (high − low)
+        q(s, a) = min or mean over critics of Q_k([x, u])
+
+    Discrete actions have a softmax head and stay unscaled.
+
+    Args:
+        actor: (A, P) parameters of `actor_arch`: obs_dim → act_dim, head "tanh" or "softmax".
+        critic: (C, P') parameters of `critic_arch`: obs_dim + act_dim → 1, head "linear".
+        reduction: "min" or "mean" over the critics.
+        obs_mean: (obs_dim,)
+        obs_std: (obs_dim,) the divisor itself, nothing is added to it.
+        act_low: (act_dim,) finite.
+        act_high: (act_dim,) finite.
+    """
+
+    def __init__(
+        self,
+        *,
+        actor: Tensor,
+        actor_arch: Architecture,
+        critic: Tensor,
+        critic_arch: Architecture,
+        reduction: str,
+        obs_mean: Tensor,
+        obs_std: Tensor,
+        act_low: Tensor,
+        act_high: Tensor,
+        metadata: dict[str, Any],
+    ) -> None:
+        self.actor_arch, self.critic_arch = actor_arch, critic_arch
+        self.obs_dim, self.act_dim = actor_arch.obs_dim, actor_arch.act_dim
+        self.reduction, self.metadata = reduction, metadata
+        self.tensors = {
+            "actor": actor,
+            "critic": critic,
+            "obs_mean": obs_mean,
+            "obs_std": obs_std,
+            "act_low": act_low,
+            "act_high": act_high,
+        }
+        self._validate()
+
+    def _validate(self) -> None:
+        obs_dim, act_dim = self.obs_dim, self.act_dim
+        if reason := self._unfit():
+            raise TeacherError(
+                f"The teacher ({obs_dim} observation and {act_dim} action numbers) cannot be used: {reason}."
+            )
+
+    def _unfit(self) -> str | None:
+        t = self.tensors
+        expected = {
+            "actor": (*t["actor"].shape[:1], self.actor_arch.n_parameters),
+            "critic": (*t["critic"].shape[:1], self.critic_arch.n_parameters),
+            "obs_mean": (self.obs_dim,),
+            "obs_std": (self.obs_dim,),
+            "act_low": (self.act_dim,),
+            "act_high": (self.act_dim,),
+        }
+        for name, shape in expected.items():
+            if tuple(t[name].shape) != shape:
+                return f"{name} has shape {tuple(t[name].shape)}, expected {shape}"
+            if not bool(torch.isfinite(t[name]).all()):
+                return f"{name} holds NaN or infinite values"
+        if (self.critic_arch.obs_dim, self.critic_arch.act_dim) != (self.obs_dim + self.act_dim, 1):
+            return (
+                f"its critics map {self.critic_arch.obs_dim} numbers to {self.critic_arch.act_dim}, "
+                f"expected {self.obs_dim + self.act_dim} to 1"
+            )
+        if self.actor_arch.head not in ("tanh", "softmax"):
+            return f"its actor's head is {self.actor_arch.head!r}, expected 'tanh' or 'softmax'"
+        if self.reduction not in ("min", "mean"):
+            return f"its critics are reduced by {self.reduction!r}, expected 'min' or 'mean'"
+        if not bool((t["obs_std"] > 0).all()):
+            return "obs_std must be positive"
+        if not bool((t["act_high"] > t["act_low"]).all()):
+            return "every act_high must lie above its act_low"
+        return None
+
+    @torch.no_grad()
+    def policy(self, obs: Tensor) -> Tensor:
+        """Greedy actions (N, act_dim), in chunks of states and in the dtype of `obs`."""
+        return torch.cat([self._policy(o) for o in obs.split(_CHUNK)]).to(obs.dtype)
+
+    def _policy(self, obs: Tensor) -> Tensor:
+        action = forward(self.tensors["actor"], self._normalised(obs), self.actor_arch).mean(0)
+        if self.actor_arch.head == "softmax":
+            return action
+        low, high = self.tensors["act_low"], self.tensors["act_high"]
+        return low + (action + 1) / 2 * (high - low)
+
+    @torch.no_grad()
+    def q(self, obs: Tensor, action: Tensor) -> Tensor:
+        """Action values (N,), in chunks of states and in the dtype of `obs`."""
+        parts = zip(obs.split(_CHUNK), action.split(_CHUNK), strict=True)
+        return torch.cat([self._q(o, a) for o, a in parts]).to(obs.dtype)
+
+    def _q(self, obs: Tensor, action: Tensor) -> Tensor:
+        action = action.to(self.tensors["critic"].dtype)
+        if self.actor_arch.head == "tanh":
+            low, high = self.tensors["act_low"], self.tensors["act_high"]
+            action = (action - low) / (high - low) * 2 - 1
+        x = torch.cat([self._normalised(obs), action], 1)
+        values = forward(self.tensors["critic"], x, self.critic_arch)[..., 0]  # (C, N)
+        return values.amin(0) if self.reduction == "min" else values.mean(0)
+
+    def _normalised(self, obs: Tensor) -> Tensor:
+        return (obs.to(self.tensors["obs_mean"].dtype) - self.tensors["obs_mean"]) / self.tensors["obs_std"]
+
+    def to(self, device: torch.device | str) -> NetworkTeacher:
+        """The same teacher with its parameters on `device`."""
+        t = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return NetworkTeacher(
+            **t,
+            actor_arch=self.actor_arch,
+            critic_arch=self.critic_arch,
+            reduction=self.reduction,
+            metadata=self.metadata,
+        )
