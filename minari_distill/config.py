@@ -9,6 +9,24 @@ from typing import Any
 from minari_distill.errors import ConfigError, did_you_mean
 
 
+def _one_of(name: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise ConfigError(
+            f"{name}={value!r} is unknown.{did_you_mean(str(value), known)} "
+            f"Choose one of: {', '.join(known)}."
+        )
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name}={value} must be at least {least}.")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"{name}={value} must be positive.")
+
+
 @dataclass(frozen=True)
 class StudentRecipe:
     """How a student is built and trained on a synset: all that behavioural cloning needs to know.
@@ -215,21 +233,3 @@ def _replace(config: Any, changes: dict[str, Any]) -> Any:
                 f"Unknown setting {name!r}.{did_you_mean(name, known)} Known settings: {', '.join(known)}."
             )
     return dataclasses.replace(config, **changes)
-
-
-def _one_of(name: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise ConfigError(
-            f"{name}={value!r} is unknown.{did_you_mean(str(value), known)} "
-            f"Choose one of: {', '.join(known)}."
-        )
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{name}={value} must be at least {least}.")
-
-
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ConfigError(f"{name}={value} must be positive.")

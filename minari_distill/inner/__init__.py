@@ -1,0 +1,5 @@
+"""The inner loop: behavioural cloning of K students on the synset, and its exact adjoint."""
+
+from minari_distill.inner.loop import InnerLoop, matmul_precision
+
+__all__ = ["InnerLoop", "matmul_precision"]

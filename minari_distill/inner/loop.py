@@ -1,0 +1,178 @@
+"""The inner loop and its adjoint: train K students on the synset, then charge the synset for the result.
+
+    θ_{t+1}, state_{t+1} = optimiser(θ_t, state_t, g_t),   g_t = ∇_θ L_BC(θ_t; S, A),   t = 0 … T−1
+
+`train` runs the loop up to any end and records its last W steps (random truncated windows; Feng, Nanavati
+et al., "Embarrassingly simple dataset distillation", 2023). `meta_gradient` walks back over those W steps
+with λ = ∂H/∂θ_T and returns Σ_t ∇_S⟨g_t, V_t⟩ and Σ_t ∇_A⟨g_t, V_t⟩.
+
+Memory: a record of every step of the window is kept if it fits the budget. If not, the window is cut into
+the fewest segments of equal length that fit; only the parameters and the optimiser's state at the start of
+each are kept, and a segment is run again when the walk back reaches it (3 products a layer more, on 9).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from minari_distill.config import StudentRecipe
+from minari_distill.inner.mlp import Parameters, Passes, Record
+from minari_distill.inner.optimizers import Adam, Sgd, inner_optimizer
+from minari_distill.networks import Architecture
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+
+
+class InnerLoop:
+    """K students on n_syn pairs, for windows of up to `window` steps.
+
+    Args:
+        recipe: optimiser, learning rate, head, widths.
+        obs_dim, act_dim, n_syn, n_students: sizes; K = n_students.
+        window: W, the most steps that `meta_gradient` will walk back; 0 if it never will.
+        device, precision: where, and in which numbers ("bfloat16" rounds only the matrix products' inputs).
+        memory_budget: bytes that the window's records may take.
+    """
+
+    def __init__(
+        self,
+        recipe: StudentRecipe,
+        *,
+        obs_dim: int,
+        act_dim: int,
+        n_syn: int,
+        n_students: int = 1,
+        window: int = 0,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+        memory_budget: float = 8e9,
+    ):
+        self.arch = Architecture.of(recipe, obs_dim, act_dim)
+        self.K, self.n, self.precision = n_students, n_syn, precision
+        dtype, device = DTYPES[precision], torch.device(device)
+        where: dict = {"dtype": dtype, "device": device}
+        shape = (self.K, self.arch.n_parameters)
+
+        numbers = Record.numbers(self.arch, n_syn) + (1 + (3 if recipe.optimizer == "adam" else 0)) * shape[1]
+        fits = max(1, int(memory_budget // (numbers * self.K * dtype.itemsize)))
+        segments = max(1, -(-window // fits))
+        self.segment = max(1, -(-window // segments))  # steps whose records are kept at once
+
+        self.passes = Passes(self.arch, self.K, n_syn, **where)
+        self.tape = [Record.empty(self.arch, self.K, n_syn, **where) for _ in range(self.segment)]
+        room = torch.zeros(self.segment + 1, *shape, **where)
+        self.theta = [Parameters.of(row, self.arch) for row in room]
+        self.grad = Parameters.of(torch.zeros(shape, **where), self.arch)
+        self.optimizer: Sgd | Adam = inner_optimizer(recipe, self.grad.flat, self.segment)
+        # SGD's and momentum's own steps do not depend on the loss's scale: one number serves every step.
+        self.weight = 1.0 / n_syn if self.arch.head == "softmax" else 1.0 / (n_syn * act_dim)
+        self.S = torch.zeros(self.K, n_syn, obs_dim, **where)
+        self.A = torch.zeros(1, n_syn, act_dim, **where)
+        self._saved: list[list[Tensor]] = []
+        self._lengths: list[int] = []
+        if window:
+            self.lam = Parameters.of(torch.zeros(shape, **where), self.arch)
+            self.V = Parameters.of(torch.zeros(shape, **where), self.arch)
+            self.dS = torch.zeros_like(self.S)
+            self.dA = torch.zeros(self.K, n_syn, act_dim, **where)
+            self._saved = [
+                [torch.zeros(shape, **where), *(torch.zeros_like(s) for s in self.optimizer.state())]
+                for _ in range(segments - 1)
+            ]
+
+    def begin(self, theta_0: Tensor, S: Tensor, A: Tensor) -> None:
+        """Load fresh students (K, P) and the synset: S (n, obs_dim) normalised, A (n, act_dim)."""
+        self.S.copy_(S.expand_as(self.S))
+        self.A.copy_(A)
+        self.theta[0].flat.copy_(theta_0)
+        self.optimizer.reset()
+
+    def advance(self) -> None:
+        """One inner step that leaves no record."""
+        self._step(0, 0)
+
+    def record(self, window: int) -> Tensor:
+        """The last `window` inner steps, recorded for `meta_gradient`; returns θ_T (K, P)."""
+        whole, rest = divmod(window, self.segment)
+        self._lengths = [self.segment] * whole + ([rest] if rest else [])
+        for saved, length in zip(self._saved, self._lengths[:-1], strict=False):
+            for copy, now in zip(saved, self._state(), strict=True):
+                copy.copy_(now)
+            for _ in range(length):
+                self.advance()
+        return self._run_segment(self._lengths[-1])
+
+    def train(self, theta_0: Tensor, S: Tensor, A: Tensor, *, steps: int, window: int = 0) -> Tensor:
+        """θ after `steps` steps from `theta_0`, (K, P), with the last `window` of them recorded."""
+        with matmul_precision(self.precision):
+            self.begin(theta_0, S, A)
+            for _ in range(steps - window):
+                self.advance()
+            return self.record(window) if window else self.theta[0].flat
+
+    def meta_gradient(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """(∂H/∂S, ∂H/∂A), (n, obs_dim) and (n, act_dim), of the recorded window; `lam` is ∂H/∂θ_T (K, P).
+
+        H is summed over the students; S is shared, so its gradient is the sum of theirs.
+        """
+        with matmul_precision(self.precision):
+            return self.walk_back(lam)
+
+    def walk_back(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """`meta_gradient` without touching the process's matrix-product precision."""
+        self.lam.flat.copy_(lam)
+        self.dS.zero_()
+        self.dA.zero_()
+        self.optimizer.begin_adjoint()
+        for index in range(len(self._lengths) - 1, -1, -1):
+            if index < len(self._lengths) - 1:  # the last segment's records are still there
+                for copy, now in zip(self._saved[index], self._state(), strict=True):
+                    now.copy_(copy)
+                self._run_segment(self._lengths[index])
+            for slot in range(self._lengths[index] - 1, -1, -1):
+                self.optimizer.direction(self.lam.flat, slot, self.V.flat)
+                self.passes.tangent(
+                    self.theta[slot],
+                    self.S,
+                    self.A,
+                    self.weight,
+                    self.tape[slot],
+                    self.V,
+                    hvp=self.lam,
+                    dS=self.dS,
+                    dA=self.dA,
+                )
+        return self.dS.sum(0), self.dA.sum(0)
+
+    def _state(self) -> list[Tensor]:
+        return [self.theta[0].flat, *self.optimizer.state()]
+
+    def _run_segment(self, length: int) -> Tensor:
+        for slot in range(length):
+            self._step(slot, slot + 1)
+        return self.theta[length].flat
+
+    def _step(self, slot: int, to: int) -> None:
+        theta = self.theta[slot]
+        self.passes.gradient(theta, self.S, self.A, self.weight, self.tape[slot], self.grad)
+        self.optimizer.step(theta.flat, self.grad.flat, slot, self.theta[to].flat)
+
+
+@contextmanager
+def matmul_precision(precision: str):
+    """Let float32 matrix products round their inputs to bfloat16 within the block, and nowhere else.
+
+    On a GPU this is TF32 or bfloat16, on CPUs with AMX or AVX512-BF16 bfloat16; elsewhere it changes nothing.
+    """
+    if precision != "bfloat16":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
