@@ -143,12 +143,13 @@ class DistillConfig:
         _one_of("outer_clip", self.outer_clip, ("relative", "norm"))
         _one_of("precision", self.precision, ("float32", "bfloat16", "float64"))
         for name in (
-            "n_syn teacher_steps teacher_batch cql_n_actions inner_steps n_students outer_steps "
+            "n_syn teacher_steps teacher_batch cql_n_actions inner_steps n_students "
             "outer_batch validate_every validation_students checkpoint_every"
         ).split():
             _at_least(name, getattr(self, name), 1)
         for name in "actor_lr critic_lr outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb".split():
             _positive(name, getattr(self, name))
+        _at_least("outer_steps", self.outer_steps, 0)  # 0: the initial pairs, a baseline
         if not 0 <= self.window <= self.inner_steps:
             raise ConfigError(
                 f"window={self.window} must lie between 0 (all steps) and inner_steps={self.inner_steps}."

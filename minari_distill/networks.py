@@ -9,6 +9,7 @@ tensor; `views` names its parts. Layer l maps (K, n, in_l) to (K, n, out_l) with
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class Architecture:
     def shapes(self) -> list[tuple[int, int]]:
         """(in, out) of every linear layer, first to last."""
         widths = (self.obs_dim, *self.hidden, self.act_dim)
-        return list(zip(widths[:-1], widths[1:], strict=True))
+        return list(itertools.pairwise(widths))
 
     @property
     def n_parameters(self) -> int:

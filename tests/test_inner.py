@@ -13,7 +13,8 @@ OBS, ACT, N = 5, 3, 12
 
 def make(seed=0, K=2, **recipe):
     recipe = StudentRecipe(
-        **{"hidden_layers": 2, "hidden_width": 8, "lr": 0.1, "steps": 7, "optimizer": "sgd", "eps": 1e-3} | recipe
+        **{"hidden_layers": 2, "hidden_width": 8, "lr": 0.1, "steps": 7, "optimizer": "sgd", "eps": 1e-3}
+        | recipe
     )
     g = torch.Generator().manual_seed(seed)
     arch = Architecture.of(recipe, OBS, ACT)
@@ -140,7 +141,9 @@ def test_k_students_at_once_are_k_students_alone():
 
     def run(theta):
         K = theta.shape[0]
-        loop = InnerLoop(recipe, obs_dim=OBS, act_dim=ACT, n_syn=N, n_students=K, window=7, precision="float64")
+        loop = InnerLoop(
+            recipe, obs_dim=OBS, act_dim=ACT, n_syn=N, n_students=K, window=7, precision="float64"
+        )
         end = loop.train(theta, S, A, steps=7, window=7).clone()
         return end, *loop.meta_gradient(torch.cos(end))
 

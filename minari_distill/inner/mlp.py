@@ -85,7 +85,9 @@ class Passes:
 
     def __init__(self, arch: Architecture, K: int, n: int, *, dtype: torch.dtype, device: torch.device):
         if arch.residual:
-            raise ConfigError("The inner loop differentiates plain MLPs; residual students can only be trained.")
+            raise ConfigError(
+                "The inner loop differentiates plain MLPs; residual students can only be trained."
+            )
         self.arch, self.K, self.n = arch, K, n
 
         def room(width: int) -> Tensor:
@@ -206,4 +208,3 @@ class Passes:
         else:
             terms = (tape.output - A).square_()
         return (terms * weight).sum((1, 2))
-

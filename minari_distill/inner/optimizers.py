@@ -94,7 +94,9 @@ class Adam(Sgd):
         self.m, self.v = torch.zeros_like(like), torch.zeros_like(like)
         self.powers = torch.ones(2, dtype=torch.float64, device=like.device)  # β₁ᵗ, β₂ᵗ
         self.betas = torch.tensor([self.beta1, self.beta2], dtype=torch.float64, device=like.device)
-        self.tape = [torch.empty_like(like).expand(3, *like.shape).clone() for _ in range(length)]  # g, m', v'
+        self.tape = [
+            torch.empty_like(like).expand(3, *like.shape).clone() for _ in range(length)
+        ]  # g, m', v'
         self.tape_powers = [self.powers.clone() for _ in range(length)]
         self.adj_m, self.adj_v = torch.zeros_like(like), torch.zeros_like(like)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from minari_distill.errors import TeacherError, did_you_mean
+from minari_distill.files import write_atomically
 from minari_distill.networks import Architecture, views
 from minari_distill.teachers.teacher import NetworkTeacher, Teacher
 
@@ -56,21 +56,6 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     write_atomically(path, save({k: v.cpu().contiguous() for k, v in tensors.items()}, header))
     return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write through a temporary file beside `path`, so that a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def load_teacher(teacher: str | os.PathLike[str] | Teacher) -> Teacher:
@@ -122,8 +107,10 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         )
     try:
         with path.open("rb") as file:
-            start = file.read(4)
-        if start[:2] == b"PK" or start[:1] == b"\x80":  # zip archive of torch.save, bare pickle
+            start = file.read(9)
+        # A zip archive of torch.save, or a bare pickle; a safetensors file may begin with \x80 too, the low
+        # byte of its header's length, but its ninth byte opens the JSON header.
+        if start[:2] == b"PK" or (start[:1] == b"\x80" and start[8:] != b"{"):
             raise TeacherError(
                 f"Teacher file '{path}' is a pickle, and opening one runs whatever code it holds: convert "
                 "its tensors where you trust it, with safetensors.torch.save_file(state_dict, "

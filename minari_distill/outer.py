@@ -1,0 +1,375 @@
+"""The outer loop: one step takes the synset down the meta-gradient.
+
+    draw      K fresh students θ_0, their states and the end T' of a random window [T' − W, T']
+    inner     θ_{T'} by behavioural cloning on (S, A)
+    outer     H = mean over students of E_s [w(s) d(π_θ(s), y(s))],  λ = ∂H/∂θ_{T'}
+    adjoint   (∂H/∂S, ∂H/∂A) over the window
+    update    clip, Adam or momentum, then project A into its range
+
+Every draw is a function of (seed, step, student) alone: a resumed run needs no generator's state, and R
+ranks that share the K students draw what one rank would.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minari_distill.config import DistillConfig
+from minari_distill.errors import Diverged
+from minari_distill.inner import InnerLoop, matmul_precision
+from minari_distill.inner.mlp import Parameters, Passes, Record
+from minari_distill.networks import Architecture, initialize
+
+_PATIENCE = 20  # steps in a row without a finite gradient before the run gives up
+_VALIDATION_STATES = 4096
+
+
+@dataclass(frozen=True)
+class Problem:
+    """States with what is asked there, normalised; the held-out ones are never used in an outer step.
+
+    Attributes:
+        obs, target, weight: (N, obs_dim), (N, act_dim), (N, 1).
+        held_obs, held_target, held_weight: the same of M held-out states.
+        obs_low, obs_high: (obs_dim,) bounds of normalised observations, ±inf where there are none.
+        simplex: actions are probabilities.
+    """
+
+    obs: Tensor
+    target: Tensor
+    weight: Tensor
+    held_obs: Tensor
+    held_target: Tensor
+    held_weight: Tensor
+    obs_low: Tensor
+    obs_high: Tensor
+    simplex: bool = False
+
+    def to(self, device: torch.device | str) -> Problem:
+        """The same problem on `device`."""
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return dataclasses.replace(self, **moved)
+
+
+class Team:
+    """The processes that share the students: rank r of `size`; one alone unless torch.distributed runs."""
+
+    def __init__(self) -> None:
+        dist = torch.distributed
+        running = dist.is_available() and dist.is_initialized()
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
+
+    def share(self, n_students: int) -> range:
+        """The students of this rank."""
+        base, extra = divmod(n_students, self.size)
+        start = self.rank * base + min(self.rank, extra)
+        return range(start, start + base + (self.rank < extra))
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Add every rank's tensors up, in place, on all of them."""
+        if self.size == 1:
+            return
+        flat = torch.cat([t.reshape(-1) for t in tensors])
+        torch.distributed.all_reduce(flat)
+        at = 0
+        for t in tensors:
+            t.copy_(flat[at : at + t.numel()].view_as(t))
+            at += t.numel()
+
+
+class OuterLoop:
+    """The synset under way: S normalised (n_syn, obs_dim), A in [−1, 1] or probabilities (n_syn, act_dim)."""
+
+    def __init__(self, problem: Problem, S: Tensor, A: Tensor, config: DistillConfig, device: torch.device):
+        self.config, self.device, self.team = config, device, Team()
+        self.problem = problem.to(device)
+        dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.dtype = dtype
+        self.S, self.A = S.to(device, dtype, copy=True), A.to(device, dtype, copy=True)
+        n_syn, obs_dim = S.shape
+        act_dim = A.shape[1]
+        self.students = self.team.share(config.n_students)
+        sizes: dict[str, Any] = {
+            "obs_dim": obs_dim,
+            "act_dim": act_dim,
+            "n_syn": n_syn,
+            "device": device,
+            "precision": config.precision,
+        }
+        self.arch = Architecture.of(config.recipe, obs_dim, act_dim)
+        self.inner = InnerLoop(
+            config.recipe,
+            n_students=len(self.students),
+            window=config.window_steps,
+            memory_budget=config.memory_budget_gb * 1e9,
+            **sizes,
+        )
+        self.validation = InnerLoop(config.recipe, n_students=config.validation_students, **sizes)
+
+        K, B = len(self.students), config.outer_batch
+        where: dict[str, Any] = {"dtype": dtype, "device": device}
+        self._outer = _BatchLoss(self.arch, K, B, **where)
+        held = min(len(problem.held_obs), _VALIDATION_STATES)
+        self._held = _BatchLoss(self.arch, config.validation_students, held, **where)
+        self._held_indices = torch.randperm(
+            len(problem.held_obs), generator=_generator(torch.device("cpu"), config.seed, -2)
+        )[:held].to(device)
+        self._lam = Parameters.of(torch.zeros(K, self.arch.n_parameters, **where), self.arch)
+        self._theta_0 = torch.zeros(K, self.arch.n_parameters, **where)
+        self._theta_val = _fresh_students(
+            self.arch, config, -1, range(config.validation_students), device=device, dtype=dtype
+        )
+        self._gradient: tuple[Tensor, Tensor, Tensor] | None = None
+        self._replay_advance = _Captured(self.inner.advance, device)
+        self._replay_finish = _Captured(self._finish, device)
+
+        self.step_count = 0
+        self.norm_mean = torch.zeros((), **where)  # running mean of the gradient norm; 0 = none yet
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)  # steps without a finite gradient
+        self.in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+        self.moments = [torch.zeros_like(x) for x in (self.S, self.S, self.A, self.A)]  # m_S, v_S, m_A, v_A
+        self.loss_sum = torch.zeros((), **where)  # of the outer losses since the last reading
+        self.loss_count = 0
+
+    # ------------------------------------------------------------------------------------- one step
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One outer step; nothing is read back from the device."""
+        with matmul_precision(self.config.precision):
+            window = self._draw()
+            self.inner.begin(self._theta_0, self.S, self.A)
+            for _ in range(window[0]):
+                self._replay_advance()
+            self._replay_finish()
+            loss, gS, gA = self._known_gradient()
+            self.team.sum(loss, gS, gA)
+            self._update(gS, gA)
+        self.loss_sum += loss
+        self.loss_count += 1
+        self.step_count += 1
+
+    def _draw(self) -> tuple[int, int]:
+        """Fill θ_0 and the outer batch; return (first, last) inner step of the window."""
+        config, t = self.config, self.step_count
+        self._theta_0.copy_(
+            _fresh_students(self.arch, config, t, self.students, device=self.device, dtype=self.dtype)
+        )
+        for k, student in enumerate(self.students):
+            generator = _generator(self.device, config.seed, t, student, 1)
+            indices = torch.randint(
+                len(self.problem.obs), (config.outer_batch,), generator=generator, device=self.device
+            )
+            self._outer.load(k, self.problem.obs, self.problem.target, self.problem.weight, indices)
+        W, T = config.window_steps, config.inner_steps
+        host = _generator(torch.device("cpu"), config.seed, t, -1)
+        end = int(torch.randint(W, T + 1, (), generator=host))
+        return end - W, end
+
+    def _finish(self) -> None:
+        """The recorded window, the outer loss and the way back: what a CUDA graph captures."""
+        theta = self.inner.record(self.config.window_steps)
+        loss = self._outer.gradient(Parameters.of(theta, self.arch), self._lam)
+        self._lam.flat.mul_(1.0 / self.config.n_students)
+        gS, gA = self.inner.walk_back(self._lam.flat)
+        self._gradient = (loss.sum() / self.config.n_students, gS, gA)
+
+    def _known_gradient(self) -> tuple[Tensor, Tensor, Tensor]:
+        assert self._gradient is not None
+        return self._gradient
+
+    def _update(self, gS: Tensor, gA: Tensor) -> None:
+        """Clip, step, project; a gradient that is not finite moves nothing and is counted."""
+        config = self.config
+        norm = torch.sqrt(gS.square().sum() + gA.square().sum())
+        ok = torch.isfinite(norm)
+        self.skipped += ~ok
+        self.in_a_row.copy_(torch.where(ok, 0, self.in_a_row + 1))
+        if config.outer_clip == "relative":
+            # m ← 0.95 m + 0.05 min(‖g‖, 3m);  factor = min(1, c·m/‖g‖)
+            mean = torch.where(
+                self.norm_mean > 0,
+                0.95 * self.norm_mean + 0.05 * torch.minimum(norm, 3 * self.norm_mean),
+                norm,
+            )
+            self.norm_mean.copy_(torch.where(ok, mean, self.norm_mean))
+            factor = (config.outer_clip_at * self.norm_mean / norm).clamp_max(1.0)
+        else:
+            factor = (config.outer_clip_at / norm).clamp_max(1.0)
+        anneal = self._schedule()
+        for x, g, lr, m, v in (
+            (self.S, gS, config.outer_lr_obs * anneal, self.moments[0], self.moments[1]),
+            (self.A, gA, config.outer_lr_act * anneal, self.moments[2], self.moments[3]),
+        ):
+            g = g * factor
+            if config.outer_optimizer == "adam":
+                (b1, b2), t = config.outer_betas, self.step_count + 1
+                new_m, new_v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g.square()
+                move = (new_m / (1 - b1**t)) / ((new_v / (1 - b2**t)).sqrt() + 1e-8)
+            else:
+                new_m, new_v = config.outer_momentum * m + g, v
+                move = new_m
+            m.copy_(torch.where(ok, new_m, m))
+            v.copy_(torch.where(ok, new_v, v))
+            x.copy_(torch.where(ok, x - lr * move, x))
+        self.project()
+
+    def project(self) -> None:
+        """Actions into [−1, 1] (onto the probability simplex if discrete), observations into their bounds."""
+        if self.problem.simplex:
+            self.A.copy_(project_to_simplex(self.A))
+        else:
+            self.A.clamp_(-1.0, 1.0)
+        torch.minimum(torch.maximum(self.S, self.problem.obs_low), self.problem.obs_high, out=self.S)
+
+    def _schedule(self) -> float:
+        if self.config.outer_schedule == "constant":
+            return 1.0
+        share = self.step_count / self.config.outer_steps
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+    # ------------------------------------------------------------------------------------ reading it
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float:
+        """H on the held-out states, of students with fixed seeds trained by the whole recipe."""
+        with matmul_precision(self.config.precision):
+            theta = self.validation.train(self._theta_val, self.S, self.A, steps=self.config.inner_steps)
+            for k in range(self.config.validation_students):
+                p = self.problem
+                self._held.load(k, p.held_obs, p.held_target, p.held_weight, self._held_indices)
+            return self._held.value(Parameters.of(theta, self.arch)).mean().item()
+
+    def read_loss(self) -> float:
+        """Mean outer loss since the last reading; stops a run whose gradients stay infinite or NaN.
+
+        Raises:
+            Diverged: no finite meta-gradient for 20 steps in a row.
+        """
+        if int(self.in_a_row) >= _PATIENCE:
+            raise Diverged(
+                f"No finite meta-gradient for {_PATIENCE} steps in a row, up to step {self.step_count}: the inner "
+                f"loop diverges. Lower inner_lr (now {self.config.inner_lr}) or shorten inner_steps "
+                f"(now {self.config.inner_steps})."
+            )
+        value = (self.loss_sum / max(self.loss_count, 1)).item()
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        return value
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on."""
+        return {
+            "S": self.S,
+            "A": self.A,
+            "norm_mean": self.norm_mean,
+            "skipped": self.skipped,
+            "in_a_row": self.in_a_row,
+            "loss_sum": self.loss_sum,
+            **{f"moments.{i}": m for i, m in enumerate(self.moments)},
+            "counts": torch.tensor([self.step_count, self.loss_count]),
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`."""
+        for name, mine in self.state().items():
+            if name != "counts":
+                mine.copy_(state[name])
+        self.step_count, self.loss_count = (int(x) for x in state["counts"])
+
+
+class _BatchLoss:
+    """H of K students, each on its own B states: value, and gradient by the hand-written passes."""
+
+    def __init__(self, arch: Architecture, K: int, B: int, *, dtype: torch.dtype, device: torch.device):
+        where: dict[str, Any] = {"dtype": dtype, "device": device}
+        self.passes = Passes(arch, K, B, **where)
+        self.record = Record.empty(arch, K, B, **where)
+        self.obs = torch.zeros(K, B, arch.obs_dim, **where)
+        self.target = torch.zeros(K, B, arch.act_dim, **where)
+        self.weight = torch.zeros(K, B, 1, **where)
+        self.scale = 1.0 / B if arch.head == "softmax" else 1.0 / (B * arch.act_dim)
+        self.unused = Parameters.of(torch.zeros(K, arch.n_parameters, **where), arch)
+
+    def load(self, k: int, obs: Tensor, target: Tensor, weight: Tensor, indices: Tensor) -> None:
+        """States `indices` for student k."""
+        self.obs[k].copy_(obs[indices])
+        self.target[k].copy_(target[indices])
+        self.weight[k].copy_(weight[indices]).mul_(self.scale)
+
+    def gradient(self, theta: Parameters, out: Parameters) -> Tensor:
+        """∂H/∂θ into `out`; returns H of each student (K,)."""
+        self.passes.gradient(theta, self.obs, self.target, self.weight, self.record, out)
+        return self.passes.loss(self.record, self.target, self.weight)
+
+    def value(self, theta: Parameters) -> Tensor:
+        """H of each student (K,)."""
+        return self.gradient(theta, self.unused)
+
+
+class _Captured:
+    """A function replayed as a CUDA graph after two warm-up calls; called as it is on other devices."""
+
+    def __init__(self, function, device: torch.device):
+        self.function, self.on_gpu = function, device.type == "cuda"
+        self.calls = 0
+        self.graph: Any = None
+
+    def __call__(self) -> None:
+        if not self.on_gpu:
+            self.function()
+            return
+        if self.graph is None:
+            self.calls += 1
+            if self.calls <= 2:  # cuBLAS and the allocator settle before anything is captured
+                self.function()
+                return
+            self.graph = torch.cuda.CUDAGraph()
+            torch.cuda.synchronize()
+            with torch.cuda.graph(self.graph):
+                self.function()
+        self.graph.replay()
+
+
+def project_to_simplex(a: Tensor) -> Tensor:
+    """The nearest probabilities to each row of `a` (n, k) (Duchi et al., 2008, figure 1)."""
+    u = a.sort(-1, descending=True).values
+    excess = (u.cumsum(-1) - 1) / torch.arange(1, a.shape[-1] + 1, device=a.device, dtype=a.dtype)
+    support = (u > excess).sum(-1, keepdim=True)
+    return (a - excess.gather(-1, support - 1)).clamp_min_(0.0)
+
+
+def _fresh_students(
+    arch: Architecture, config: DistillConfig, step: int, students: range, *, device: torch.device, dtype
+) -> Tensor:
+    recipe = config.recipe
+    return torch.cat(
+        [
+            initialize(
+                arch,
+                1,
+                scheme=recipe.init,
+                output_gain=recipe.output_gain,
+                generator=_generator(device, config.seed, step, k, 0),
+                dtype=dtype,
+            )
+            for k in students
+        ]
+    )
+
+
+def _generator(device: torch.device, *key: int) -> torch.Generator:
+    """A generator whose seed is a mix of `key` (splitmix64's finaliser), so that near keys share nothing."""
+    x = 0
+    for part in key:
+        x = (x + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        x ^= x >> 31
+    return torch.Generator(device).manual_seed(x & (2**63 - 1))

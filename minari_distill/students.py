@@ -1,0 +1,178 @@
+"""Students: plain behavioural cloning on a synset, and the policy that it gives.
+
+    θ ← optimiser step on L_BC(θ) = mean_i ‖π_θ(x_i) − u_i‖² / act_dim,  the whole synset at every step
+
+(cross-entropy for discrete actions). K students are one flat parameter (K, P): every optimiser here works
+element by element, so the K are as independent as if each were trained alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minari_distill.config import GENERAL_RECIPE, StudentRecipe
+from minari_distill.errors import ConfigError
+from minari_distill.networks import Architecture, apply_head, forward, initialize
+from minari_distill.units import Units
+
+
+def train_students(
+    S: Tensor, A: Tensor, recipe: StudentRecipe, n_students: int, generator: torch.Generator
+) -> Tensor:
+    """Parameters (K, P) of K students trained by `recipe`.
+
+    Args:
+        S: (n, obs_dim) normalised observations.
+        A: (n, act_dim) actions in [−1, 1], or probabilities for the softmax head.
+        recipe: architecture, initialisation, optimiser, steps.
+        n_students: K.
+        generator: draws the initial parameters; on the device of S.
+    """
+    arch = Architecture.of(recipe, S.shape[1], A.shape[1])
+    theta = initialize(
+        arch,
+        n_students,
+        scheme=recipe.init,
+        output_gain=recipe.output_gain,
+        generator=generator,
+        dtype=S.dtype,
+    ).requires_grad_()
+    optimizer = make_optimizer(theta, recipe)
+    for _ in range(recipe.steps):
+        optimizer.zero_grad(set_to_none=True)
+        z = forward(theta, S, arch, logits=True)
+        if recipe.head == "softmax":
+            loss = -(A * torch.log_softmax(z, -1)).sum(-1).mean(-1).sum()
+        else:
+            loss = (apply_head(z, recipe.head) - A).square().mean((1, 2)).sum()
+        loss.backward()
+        optimizer.step()
+    return theta.detach()
+
+
+def make_optimizer(theta: Tensor, recipe: StudentRecipe) -> torch.optim.Optimizer:
+    """The torch optimiser that `recipe` names."""
+    if recipe.optimizer in ("sgd", "momentum"):
+        momentum = recipe.momentum if recipe.optimizer == "momentum" else 0.0
+        return torch.optim.SGD([theta], recipe.lr, momentum=momentum, weight_decay=recipe.weight_decay)
+    kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return kind([theta], recipe.lr, recipe.betas, recipe.eps, weight_decay=recipe.weight_decay)
+
+
+def resolve_recipe(
+    own: StudentRecipe, recipe: str | StudentRecipe, changes: Mapping[str, Any]
+) -> StudentRecipe:
+    """A recipe by name ("recipe": the synset's own, "general": one that nothing was tuned for) or as given."""
+    if isinstance(recipe, StudentRecipe):
+        chosen = recipe
+    elif recipe == "recipe":
+        chosen = own
+    elif recipe == "general":
+        chosen = GENERAL_RECIPE.replace(head="softmax") if own.head == "softmax" else GENERAL_RECIPE
+    else:
+        raise ConfigError(f"recipe={recipe!r} is unknown. Give 'recipe', 'general' or a StudentRecipe.")
+    return chosen.replace(**changes)
+
+
+class Policy:
+    """One student or an ensemble whose actions are averaged: raw observation in, raw action out.
+
+    Attributes:
+        theta: (K, P) parameters of the K students.
+        recipe: how they were built and trained.
+        units: between the source's numbers and the network's.
+        observation_codec, action_codec: between the source's spaces and vectors.
+    """
+
+    def __init__(
+        self, theta: Tensor, recipe: StudentRecipe, units: Units, observation_codec: Any, action_codec: Any
+    ):
+        self.theta, self.recipe, self.units = theta, recipe, units
+        self.observation_codec, self.action_codec = observation_codec, action_codec
+        self.arch = Architecture.of(recipe, observation_codec.dim, action_codec.dim)
+
+    def __len__(self) -> int:
+        return self.theta.shape[0]
+
+    def members(self) -> list[Policy]:
+        """Each student as a policy of its own."""
+        return [self._with(self.theta[k : k + 1]) for k in range(len(self))]
+
+    def act(self, observation: Any) -> Any:
+        """The greedy action for one observation of the source's observation space."""
+        vector = self.observation_codec.encode_one(observation)
+        return self.action_codec.decode_one(self.act_vectors(vector[None])[0])
+
+    def act_vectors(self, obs: np.ndarray) -> np.ndarray:
+        """Encoded actions (n, act_dim) for encoded observations (n, obs_dim), in the source's units."""
+        return self.each_act_vectors(obs).mean(0)
+
+    @torch.no_grad()
+    def each_act_vectors(self, obs: np.ndarray) -> np.ndarray:
+        """Actions (K, n, act_dim) of each student, for (n, obs_dim) or for (K, n, obs_dim), its own states."""
+        x = self.units.normalise(torch.as_tensor(obs, dtype=self.theta.dtype, device=self.theta.device))
+        return self.units.unscale(forward(self.theta, x, self.arch)).cpu().numpy()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the policy as safetensors; `Policy.load` reads it."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        u = self.units
+        header = {
+            "format": "minari_distill.policy",
+            "recipe": json.dumps(dataclasses.asdict(self.recipe)),
+            "discrete": json.dumps(u.discrete),
+            "observation_codec": json.dumps(self.observation_codec.spec()),
+            "action_codec": json.dumps(self.action_codec.spec()),
+        }
+        tensors = {
+            "theta": self.theta,
+            "obs_mean": u.obs_mean,
+            "obs_std": u.obs_std,
+            "act_low": u.act_low,
+            "act_high": u.act_high,
+        }
+        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, path, header)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Policy:
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: the file is no policy.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        from minari_distill.spaces import SpaceCodec
+
+        try:
+            with safe_open(str(path), "pt") as file:
+                header = file.metadata() or {}
+                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(
+                f"{path} is not a policy file ({error}). Write one with policy.save()."
+            ) from error
+        if header.get("format") != "minari_distill.policy":
+            raise ConfigError(f"{path} is a safetensors file but no policy. Write one with policy.save().")
+        theta = tensors.pop("theta")
+        return cls(
+            theta,
+            StudentRecipe(**json.loads(header["recipe"])),
+            Units(**tensors, discrete=json.loads(header["discrete"])),
+            SpaceCodec.from_spec(json.loads(header["observation_codec"])),
+            SpaceCodec.from_spec(json.loads(header["action_codec"])),
+        )
+
+    def _with(self, theta: Tensor) -> Policy:
+        return Policy(theta, self.recipe, self.units, self.observation_codec, self.action_codec)
