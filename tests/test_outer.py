@@ -1,0 +1,220 @@
+"""Laws of the outer loop: determinism, resume, sharing over ranks, projection, bad gradients."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minari_distill.config import make_config
+from minari_distill.errors import Diverged
+from minari_distill.initializers import initial_indices
+from minari_distill.objectives import OBJECTIVES, Labels, av_pbc, dbc, pbc
+from minari_distill.outer import OuterLoop, Problem, project_to_simplex
+
+CPU = torch.device("cpu")
+
+
+def small(**overrides):
+    settings = {
+        "n_syn": 8,
+        "hidden_layers": 2,
+        "hidden_width": 16,
+        "inner_steps": 12,
+        "window": 5,
+        "n_students": 2,
+        "outer_batch": 32,
+        "outer_steps": 20,
+        "outer_lr_obs": 0.05,
+        "outer_lr_act": 0.05,
+    }
+    return make_config(**(settings | overrides))
+
+
+def problem(seed=0, act_dim=2):
+    """Actions tanh(M s) of a random linear teacher."""
+    g = torch.Generator().manual_seed(seed)
+    obs = torch.randn(300, 4, generator=g)
+    target = torch.tanh(obs @ torch.randn(4, act_dim, generator=g))
+    weight = torch.rand(300, 1, generator=g) + 0.5
+    unbounded = torch.full((4,), math.inf)
+    p = Problem(
+        obs[:250], target[:250], weight[:250], obs[250:], target[250:], weight[250:], -unbounded, unbounded
+    )
+    return p, obs[:8].clone(), target[:8].clone()
+
+
+def run(config, steps, loop=None):
+    loop = loop or OuterLoop(*problem(), config, CPU)
+    for _ in range(steps):
+        loop.step()
+    return loop
+
+
+def test_distilling_lowers_the_held_out_loss():
+    """Story: 60 outer steps on a small problem take a quarter off the loss of students on states never used."""
+    config = small(outer_steps=60)
+    loop = OuterLoop(*problem(), config, CPU)
+    before = loop.held_out_loss()
+    assert run(config, 60, loop).held_out_loss() < 0.75 * before
+
+
+def test_same_seed_same_synset_and_another_seed_another():
+    """Every bit is a function of the seed."""
+    a, b, c = (run(small(seed=s), 5) for s in (0, 0, 1))
+    assert torch.equal(a.S, b.S) and torch.equal(a.A, b.A)
+    assert not torch.equal(a.S, c.S)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "momentum"])
+def test_resume_equals_unbroken(optimizer):
+    """State saved after 3 of 8 steps and loaded into a fresh loop gives the same bits after the other 5."""
+    config = small(outer_optimizer=optimizer)
+    unbroken = run(config, 8)
+    first = run(config, 3)
+    second = OuterLoop(*problem(), config, CPU)
+    second.load_state({k: v.clone() for k, v in first.state().items()})
+    run(config, 5, second)
+    for name, value in unbroken.state().items():
+        assert torch.equal(value, second.state()[name]), name
+
+
+def test_students_shared_by_two_ranks_equal_one_rank():
+    """The charges of students {0} and {1, 2}, computed apart and added up, are those of {0, 1, 2}."""
+    config = small(n_students=3, precision="float64")
+    whole = OuterLoop(*problem(), config, CPU)
+
+    def charge(students):
+        loop = OuterLoop.__new__(OuterLoop)
+        original = type(whole.team).share
+        type(whole.team).share = lambda self, n: students
+        try:
+            loop.__init__(*problem(), config, CPU)
+        finally:
+            type(whole.team).share = original
+        start, _ = loop._draw()
+        loop.inner.begin(loop._theta_0, loop.S, loop.A)
+        for _ in range(start):
+            loop.inner.advance()
+        loop._finish()
+        return loop._known_gradient()
+
+    parts = [charge(range(0, 1)), charge(range(1, 3))]
+    together = charge(range(3))
+    for a, b, c in zip(*parts, together, strict=True):
+        torch.testing.assert_close(a + b, c, rtol=1e-10, atol=1e-14)
+
+
+def test_team_shares_every_student_once():
+    """Whatever R and K, the ranks' shares are a partition of the students in order."""
+    loop = OuterLoop(*problem(), small(), CPU)
+    for size in range(1, 5):
+        for K in range(size, 9):
+            shares = []
+            for rank in range(size):
+                loop.team.rank, loop.team.size = rank, size
+                shares += list(loop.team.share(K))
+            assert shares == list(range(K))
+
+
+@given(st.lists(st.lists(st.floats(-5, 5), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_projection_gives_the_nearest_probabilities(rows):
+    """The result is a distribution, and no point of a random set of distributions is nearer."""
+    a = torch.tensor(rows, dtype=torch.float64)
+    p = project_to_simplex(a)
+    assert (p >= 0).all() and torch.allclose(p.sum(-1), torch.ones(len(a), dtype=torch.float64))
+    others = torch.distributions.Dirichlet(torch.ones(3, dtype=torch.float64)).sample((200,))
+    nearest = ((others[None] - a[:, None]) ** 2).sum(-1).amin(1)
+    assert (((p - a) ** 2).sum(-1) <= nearest + 1e-9).all()
+
+
+def test_actions_stay_in_their_range_by_construction():
+    """With a huge outer rate every action is still inside [−1, 1] after each step."""
+    config = small(outer_lr_act=5.0)
+    loop = OuterLoop(*problem(), config, CPU)
+    for _ in range(5):
+        loop.step()
+        assert loop.A.abs().max() <= 1
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_counted_and_then_reported():
+    """NaN targets move nothing; 20 in a row end the run with advice."""
+    p, S, A = problem()
+    p.target.fill_(math.nan)
+    loop = OuterLoop(p, S, A, small(), CPU)
+    run(None, 3, loop)
+    assert torch.equal(loop.S, S) and torch.equal(loop.A, A)
+    assert int(loop.skipped) == 3
+    loop.read_loss()
+    run(None, 17, loop)
+    with pytest.raises(Diverged, match=r"20 steps in a row, up to step 20.*Lower inner_lr"):
+        loop.read_loss()
+
+
+def test_norm_clip_holds_the_joint_gradient_to_its_bound():
+    """outer_clip='norm': SGD moves S and A together by at most lr · clip."""
+    config = small(
+        outer_optimizer="momentum",
+        outer_clip="norm",
+        outer_clip_at=1e-3,
+        outer_lr_obs=0.1,
+        outer_lr_act=0.1,
+        outer_schedule="constant",
+    )
+    p, S, A = problem()
+    loop = run(config, 1, OuterLoop(p, S, A * 0.5, config, CPU))
+    moved = torch.cat([(loop.S - S).flatten(), (loop.A - A * 0.5).flatten()]).norm()
+    assert moved.item() == pytest.approx(1e-4, rel=1e-4)
+
+
+def test_objectives_on_two_states_by_hand():
+    """q = (3, 1): Av-PBC's weights are 3/2 and 1/2 (mean 1), or 0.02·q with the paper's scale."""
+    labels = Labels(
+        act=torch.tensor([[0.1], [0.2]]),
+        teacher_act=torch.tensor([[0.5], [-0.5]]),
+        teacher_q=torch.tensor([3.0, 1.0]),
+    )
+    config = make_config()
+    y, w = dbc(labels, config)
+    assert y.tolist() == labels.act.tolist() and w.tolist() == [[1.0], [1.0]]
+    y, w = pbc(labels, config)
+    assert y.tolist() == [[0.5], [-0.5]] and w.tolist() == [[1.0], [1.0]]
+    y, w = av_pbc(labels, config)
+    assert y.tolist() == [[0.5], [-0.5]] and w.tolist() == [[1.5], [0.5]]
+    assert av_pbc(labels, make_config("paper"))[1].flatten().tolist() == pytest.approx([0.06, 0.02])
+    # all-negative values: distances above the worst, 2 and 0, mean 1
+    costs = Labels(labels.act, labels.teacher_act, torch.tensor([-1.0, -3.0]))
+    assert av_pbc(costs, config)[1].tolist() == [[2.0], [0.0]]
+
+
+def test_the_outer_loss_of_two_states_by_hand():
+    """H = mean over states and dimensions of w (π − y)²: a zero network gives mean(1.5·0.25, 0.5·0.25) = 0.25."""
+    loop = OuterLoop(*problem(act_dim=1), small(outer_batch=2, n_students=1), CPU)
+    indices = torch.tensor([0, 1])
+    target, weight = torch.tensor([[0.5], [-0.5]]), torch.tensor([[1.5], [0.5]])
+    loop._outer.load(0, loop.problem.obs, target, weight, indices)
+    loop._lam.flat.zero_()
+    assert loop._outer.value(loop._lam).item() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("name", ["random", "relabelled", "kmeans"])
+def test_initial_states_are_distinct_and_seeded(name):
+    """n_syn different indices, the same for the same seed."""
+    obs = torch.randn(200, 3, generator=torch.Generator().manual_seed(1))
+    a, b = (initial_indices(name, obs, 50, torch.Generator().manual_seed(2)) for _ in range(2))
+    assert torch.equal(a, b) and len(a.unique()) == 50
+
+
+def test_kmeans_seeding_reaches_a_far_cluster():
+    """Two states far from 500 crowded ones: seeding picks both among 4, uniform draws almost never would."""
+    obs = torch.randn(502, 2, generator=torch.Generator().manual_seed(0)) * 0.01
+    obs[-2:] = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
+    chosen = initial_indices("kmeans", obs, 4, torch.Generator().manual_seed(0))
+    assert {500, 501} <= set(chosen.tolist())
+
+
+def test_the_table_of_objectives_is_what_the_settings_accept():
+    """Every objective can be asked for by name."""
+    for name in OBJECTIVES:
+        assert make_config(objective=name).objective == name
