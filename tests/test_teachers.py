@@ -17,6 +17,19 @@ import minari_distill.teachers.files as files
 from minari_distill.errors import TeacherError
 from minari_distill.networks import Architecture, initialize
 from minari_distill.teachers import NetworkTeacher, Teacher, load_teacher, save_teacher
+from minari_distill.units import Units
+
+
+def make_units(
+    obs_dim: int, act_dim: int, low: float = -3.0, high: float = 1.0, discrete: bool = False
+) -> Units:
+    return Units(
+        torch.linspace(-1, 1, obs_dim),
+        torch.linspace(0.5, 2, obs_dim),
+        torch.full((act_dim,), low),
+        torch.full((act_dim,), high),
+        discrete,
+    )
 
 
 def make_teacher(obs_dim: int = 3, act_dim: int = 2, *, head: str = "tanh", **replaced) -> NetworkTeacher:
@@ -29,10 +42,7 @@ def make_teacher(obs_dim: int = 3, act_dim: int = 2, *, head: str = "tanh", **re
         "critic": initialize(critic_arch, 2, generator=generator),
         "critic_arch": critic_arch,
         "reduction": "min",
-        "obs_mean": torch.linspace(-1, 1, obs_dim),
-        "obs_std": torch.linspace(0.5, 2, obs_dim),
-        "act_low": torch.full((act_dim,), -3.0),
-        "act_high": torch.full((act_dim,), 1.0),
+        "units": make_units(obs_dim, act_dim, discrete=head == "softmax"),
         "metadata": {"method": "test", "seed": 0},
     }
     return NetworkTeacher(**{**parts, **replaced})
@@ -66,7 +76,7 @@ def test_actions_are_in_the_units_of_the_source():
     assert action.min() >= -3
     assert action.max() <= 1
     assert action.min() < -1.5
-    narrow = make_teacher(act_low=-torch.ones(2), act_high=torch.ones(2))
+    narrow = make_teacher(units=make_units(3, 2, -1.0, 1.0))
     torch.testing.assert_close(action, -3 + (narrow.policy(obs) + 1) / 2 * 4)
     torch.testing.assert_close(teacher.q(obs, action), narrow.q(obs, narrow.policy(obs)))
 
@@ -93,12 +103,13 @@ def test_the_dtype_of_the_observations_is_kept():
 
 @pytest.mark.parametrize("reduction", ["min", "mean"])
 def test_saving_then_loading_is_the_identity(tmp_path, reduction):
-    teacher, obs = make_teacher(reduction=reduction), torch.randn(20, 3)
+    teacher, obs = make_teacher(reduction=reduction, q_scale=0.1, q_shift=1 / 3), torch.randn(20, 3)
     back = load_teacher(save_teacher(teacher, tmp_path / "deep" / "teacher.safetensors"))
     assert isinstance(back, NetworkTeacher)
     assert back.metadata == teacher.metadata
-    assert back.tensors.keys() == teacher.tensors.keys()
-    assert all(torch.equal(back.tensors[k], teacher.tensors[k]) for k in teacher.tensors)
+    assert torch.equal(back.actor, teacher.actor)
+    assert torch.equal(back.critic, teacher.critic)
+    assert (back.actor_arch, back.critic_arch) == (teacher.actor_arch, teacher.critic_arch)
     assert torch.equal(back.policy(obs), teacher.policy(obs))
     assert torch.equal(back.q(obs, back.policy(obs)), teacher.q(obs, teacher.policy(obs)))
     assert os.listdir(tmp_path / "deep") == ["teacher.safetensors"]  # nothing temporary stays
@@ -165,7 +176,14 @@ def _own(tmp_path: Path, change) -> Path:
     """A file of this package with its tensors changed."""
     path = save_teacher(make_teacher(), tmp_path / "own.safetensors")
     tensors = load_file(path)
-    header = {"format": files.FORMAT, "head": "tanh", "reduction": "min", "metadata": "{}"}
+    header = {
+        "format": files.FORMAT,
+        "head": "tanh",
+        "reduction": "min",
+        "metadata": "{}",
+        "q_scale": "1",
+        "q_shift": "0",
+    }
     change(tensors, header)
     return _save(tmp_path / "changed.safetensors", tensors, header)
 

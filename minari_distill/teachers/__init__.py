@@ -1,6 +1,16 @@
 """Teachers: where π* and q come from."""
 
 from minari_distill.teachers.files import load_teacher, save_teacher
+from minari_distill.teachers.learn import TRAINERS, estimate_seconds, learn_teacher, make_trainer
 from minari_distill.teachers.teacher import NetworkTeacher, Teacher
 
-__all__ = ["NetworkTeacher", "Teacher", "load_teacher", "save_teacher"]
+__all__ = [
+    "TRAINERS",
+    "NetworkTeacher",
+    "Teacher",
+    "estimate_seconds",
+    "learn_teacher",
+    "load_teacher",
+    "make_trainer",
+    "save_teacher",
+]

@@ -6,7 +6,7 @@ A file of this package holds the layers by name, all ensemble members in one ten
     critic.0.weight (C, in, out)  critic.0.bias (C, out)  critic.1.weight …
     obs_mean, obs_std (obs_dim,)  act_low, act_high (act_dim,)
 
-and in its header "format", "head", "reduction" and "metadata" (JSON). Files of CORL-style Cal-QL actors and
+and in its header "format", "head", "reduction", "q_scale", "q_shift" and "metadata" (JSON). Files of CORL-style Cal-QL actors and
 critics (keys `actor.base_network.*`, `critic1.network.*`, `critic2.network.*`) are read too.
 """
 
@@ -24,8 +24,9 @@ from torch import Tensor
 
 from minari_distill.errors import TeacherError, did_you_mean
 from minari_distill.files import write_atomically
-from minari_distill.networks import Architecture, views
-from minari_distill.teachers.teacher import NetworkTeacher, Teacher
+from minari_distill.networks import views
+from minari_distill.teachers.teacher import NetworkTeacher, Teacher, pack_layers
+from minari_distill.units import Units
 
 FORMAT = "minari_distill.teacher/1"
 _STATISTICS = ("obs_mean", "obs_std", "act_low", "act_high")
@@ -42,15 +43,18 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> Path:
             f"A {type(teacher).__name__.lstrip('_')} cannot be saved: only teachers made of networks can. "
             "Pass it again as `teacher=` instead."
         )
-    tensors = {name: teacher.tensors[name] for name in _STATISTICS}
-    for name, arch in (("actor", teacher.actor_arch), ("critic", teacher.critic_arch)):
-        weights, biases = views(teacher.tensors[name], arch)
+    tensors = {name: getattr(teacher.units, name) for name in _STATISTICS}
+    networks = {"actor": (teacher.actor, teacher.actor_arch), "critic": (teacher.critic, teacher.critic_arch)}
+    for name, (theta, arch) in networks.items():
+        weights, biases = views(theta, arch)
         for l, (W, b) in enumerate(zip(weights, biases, strict=True)):
             tensors[f"{name}.{l}.weight"], tensors[f"{name}.{l}.bias"] = W, b[:, 0]
     header = {
         "format": FORMAT,
         "head": teacher.actor_arch.head,
         "reduction": teacher.reduction,
+        "q_scale": repr(teacher.q_scale),
+        "q_shift": repr(teacher.q_shift),
         "metadata": json.dumps(teacher.metadata, sort_keys=True),
     }
     path = Path(path)
@@ -126,16 +130,18 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _from_own(header: dict[str, str], tensors: dict[str, Tensor]) -> NetworkTeacher:
-    actor, actor_arch = _flat(_layers(tensors, "actor"), header["head"])
-    critic, critic_arch = _flat(_layers(tensors, "critic"), "linear")
+    actor, actor_arch = pack_layers(_layers(tensors, "actor"), header["head"])
+    critic, critic_arch = pack_layers(_layers(tensors, "critic"), "linear")
     return NetworkTeacher(
         actor=actor,
         actor_arch=actor_arch,
         critic=critic,
         critic_arch=critic_arch,
         reduction=header["reduction"],
+        units=Units(discrete=header["head"] == "softmax", **{name: tensors[name] for name in _STATISTICS}),
         metadata=json.loads(header["metadata"]),
-        **{name: tensors[name] for name in _STATISTICS},
+        q_scale=float(header["q_scale"]),
+        q_shift=float(header["q_shift"]),
     )
 
 
@@ -143,27 +149,6 @@ def _layers(tensors: dict[str, Tensor], name: str) -> list[tuple[Tensor, Tensor]
     """(weight (K, in, out), bias (K, out)) of every layer of "actor" or "critic", first to last."""
     n_layers = sum(key.startswith(f"{name}.") and key.endswith(".weight") for key in tensors)
     return [(tensors[f"{name}.{l}.weight"], tensors[f"{name}.{l}.bias"]) for l in range(max(n_layers, 1))]
-
-
-def _flat(layers: list[tuple[Tensor, Tensor]], head: str) -> tuple[Tensor, Architecture]:
-    """Layers as one vector (K, P) and the architecture they form."""
-    for (_, _, out), (_, into, _) in zip(
-        [w.shape for w, _ in layers], [w.shape for w, _ in layers[1:]], strict=False
-    ):
-        if out != into:
-            raise TeacherError(f"a layer of {out} outputs is followed by one of {into} inputs")
-    arch = Architecture(
-        obs_dim=layers[0][0].shape[1],
-        act_dim=layers[-1][0].shape[2],
-        hidden=tuple(w.shape[2] for w, _ in layers[:-1]),
-        head=head,
-    )
-    theta = torch.empty(len(layers[0][0]), arch.n_parameters, dtype=layers[0][0].dtype)
-    weights, biases = views(theta, arch)
-    for (W, b), to_W, to_b in zip(layers, weights, biases, strict=True):
-        to_W.copy_(W)
-        to_b.copy_(b.unsqueeze(1))
-    return theta, arch
 
 
 def _from_corl(header: dict[str, str], tensors: dict[str, Tensor]) -> NetworkTeacher:
@@ -175,11 +160,11 @@ def _from_corl(header: dict[str, str], tensors: dict[str, Tensor]) -> NetworkTea
     W, b = actor_layers[-1]
     act_dim = W.shape[2] // 2
     actor_layers[-1] = (W[..., :act_dim], b[..., :act_dim])  # the other half is the log-std
-    actor, actor_arch = _flat(actor_layers, "tanh")
+    actor, actor_arch = pack_layers(actor_layers, "tanh")
     both = zip(
         _corl_layers(tensors, "critic1.network"), _corl_layers(tensors, "critic2.network"), strict=True
     )
-    critic, critic_arch = _flat(
+    critic, critic_arch = pack_layers(
         [(torch.cat(w), torch.cat(b)) for w, b in (zip(*two, strict=True) for two in both)], "linear"
     )
     metadata: dict[str, Any] = {"method": "cal_ql", **header}
@@ -191,10 +176,12 @@ def _from_corl(header: dict[str, str], tensors: dict[str, Tensor]) -> NetworkTea
         critic=critic,
         critic_arch=critic_arch,
         reduction="min",
-        obs_mean=tensors["observation_mean"],
-        obs_std=tensors["observation_std"],
-        act_low=-torch.ones(act_dim),
-        act_high=torch.ones(act_dim),
+        units=Units(
+            tensors["observation_mean"],
+            tensors["observation_std"],
+            -torch.ones(act_dim),
+            torch.ones(act_dim),
+        ),
         metadata=metadata,
     )
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from minari_distill.errors import TeacherError
-from minari_distill.networks import Architecture, forward
+from minari_distill.networks import Architecture, forward, views
+from minari_distill.units import Units
 
 _CHUNK = 1 << 15  # states a forward pass holds at once: bounds the memory of labelling a whole dataset
 
@@ -123,10 +125,10 @@ def _shaped(value: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
 class NetworkTeacher(Teacher):
     """An ensemble of actors and one of critics, as flat parameter vectors (`networks`).
 
-    With x = (s − mean) / std and u the action scaled from [low, high] to [−1, 1]:
+    With x the normalised observation and u the action scaled to [−1, 1] (`units`):
 
-        π*(s) = low + (mean over actors of tanh z_k(x) + 1) / 2 · (high − low)
-        q(s, a) = min or mean over critics of Q_k([x, u])
+        u*(s) = mean over actors of head(z_k(x)),   π*(s) = u*(s) in the source's units
+        q(s, a) = scale · (min or mean over critics of Q_k([x, u])) + shift
 
     Discrete actions have a softmax head and stay unscaled.
 
@@ -134,10 +136,12 @@ class NetworkTeacher(Teacher):
         actor: (A, P) parameters of `actor_arch`: obs_dim → act_dim, head "tanh" or "softmax".
         critic: (C, P') parameters of `critic_arch`: obs_dim + act_dim → 1, head "linear".
         reduction: "min" or "mean" over the critics.
-        obs_mean: (obs_dim,)
-        obs_std: (obs_dim,) the divisor itself, nothing is added to it.
-        act_low: (act_dim,) finite.
-        act_high: (act_dim,) finite.
+        units: Statistics of the observations, bounds of the actions.
+        q_scale, q_shift: From the critics' numbers to discounted raw returns.
+        metadata: How it came to be, see `Teacher`.
+
+    Raises:
+        TeacherError: Shapes or numbers that cannot form a teacher.
     """
 
     def __init__(
@@ -148,59 +152,49 @@ class NetworkTeacher(Teacher):
         critic: Tensor,
         critic_arch: Architecture,
         reduction: str,
-        obs_mean: Tensor,
-        obs_std: Tensor,
-        act_low: Tensor,
-        act_high: Tensor,
+        units: Units,
         metadata: dict[str, Any],
+        q_scale: float = 1.0,
+        q_shift: float = 0.0,
     ) -> None:
-        self.actor_arch, self.critic_arch = actor_arch, critic_arch
+        self.actor, self.actor_arch = actor, actor_arch
+        self.critic, self.critic_arch = critic, critic_arch
+        self.reduction, self.units, self.metadata = reduction, units, metadata
+        self.q_scale, self.q_shift = q_scale, q_shift
         self.obs_dim, self.act_dim = actor_arch.obs_dim, actor_arch.act_dim
-        self.reduction, self.metadata = reduction, metadata
-        self.tensors = {
-            "actor": actor,
-            "critic": critic,
-            "obs_mean": obs_mean,
-            "obs_std": obs_std,
-            "act_low": act_low,
-            "act_high": act_high,
-        }
-        self._validate()
-
-    def _validate(self) -> None:
-        obs_dim, act_dim = self.obs_dim, self.act_dim
         if reason := self._unfit():
             raise TeacherError(
-                f"The teacher ({obs_dim} observation and {act_dim} action numbers) cannot be used: {reason}."
+                f"The teacher ({self.obs_dim} observation and {self.act_dim} action numbers) cannot be used: "
+                f"{reason}."
             )
 
     def _unfit(self) -> str | None:
-        t = self.tensors
-        expected = {
-            "actor": (*t["actor"].shape[:1], self.actor_arch.n_parameters),
-            "critic": (*t["critic"].shape[:1], self.critic_arch.n_parameters),
-            "obs_mean": (self.obs_dim,),
-            "obs_std": (self.obs_dim,),
-            "act_low": (self.act_dim,),
-            "act_high": (self.act_dim,),
-        }
-        for name, shape in expected.items():
-            if tuple(t[name].shape) != shape:
-                return f"{name} has shape {tuple(t[name].shape)}, expected {shape}"
-            if not bool(torch.isfinite(t[name]).all()):
-                return f"{name} holds NaN or infinite values"
-        if (self.critic_arch.obs_dim, self.critic_arch.act_dim) != (self.obs_dim + self.act_dim, 1):
-            return (
-                f"its critics map {self.critic_arch.obs_dim} numbers to {self.critic_arch.act_dim}, "
-                f"expected {self.obs_dim + self.act_dim} to 1"
-            )
+        obs_dim, act_dim, units = self.obs_dim, self.act_dim, self.units
         if self.actor_arch.head not in ("tanh", "softmax"):
             return f"its actor's head is {self.actor_arch.head!r}, expected 'tanh' or 'softmax'"
         if self.reduction not in ("min", "mean"):
             return f"its critics are reduced by {self.reduction!r}, expected 'min' or 'mean'"
-        if not bool((t["obs_std"] > 0).all()):
+        if (self.critic_arch.obs_dim, self.critic_arch.act_dim) != (obs_dim + act_dim, 1):
+            return (
+                f"its critics map {self.critic_arch.obs_dim} numbers to {self.critic_arch.act_dim}, "
+                f"expected {obs_dim + act_dim} to 1"
+            )
+        tensors = {
+            "actor": (self.actor, (*self.actor.shape[:1], self.actor_arch.n_parameters)),
+            "critic": (self.critic, (*self.critic.shape[:1], self.critic_arch.n_parameters)),
+            "obs_mean": (units.obs_mean, (obs_dim,)),
+            "obs_std": (units.obs_std, (obs_dim,)),
+            "act_low": (units.act_low, (act_dim,)),
+            "act_high": (units.act_high, (act_dim,)),
+        }
+        for name, (tensor, shape) in tensors.items():
+            if tuple(tensor.shape) != shape:
+                return f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
+            if not bool(torch.isfinite(tensor).all()):
+                return f"{name} holds NaN or infinite values"
+        if not bool((units.obs_std > 0).all()):
             return "obs_std must be positive"
-        if not bool((t["act_high"] > t["act_low"]).all()):
+        if not bool((units.act_high > units.act_low).all()):
             return "every act_high must lie above its act_low"
         return None
 
@@ -210,11 +204,7 @@ class NetworkTeacher(Teacher):
         return torch.cat([self._policy(o) for o in obs.split(_CHUNK)]).to(obs.dtype)
 
     def _policy(self, obs: Tensor) -> Tensor:
-        action = forward(self.tensors["actor"], self._normalised(obs), self.actor_arch).mean(0)
-        if self.actor_arch.head == "softmax":
-            return action
-        low, high = self.tensors["act_low"], self.tensors["act_high"]
-        return low + (action + 1) / 2 * (high - low)
+        return self.units.unscale(forward(self.actor, self._normalised(obs), self.actor_arch).mean(0))
 
     @torch.no_grad()
     def q(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -223,24 +213,44 @@ class NetworkTeacher(Teacher):
         return torch.cat([self._q(o, a) for o, a in parts]).to(obs.dtype)
 
     def _q(self, obs: Tensor, action: Tensor) -> Tensor:
-        action = action.to(self.tensors["critic"].dtype)
-        if self.actor_arch.head == "tanh":
-            low, high = self.tensors["act_low"], self.tensors["act_high"]
-            action = (action - low) / (high - low) * 2 - 1
-        x = torch.cat([self._normalised(obs), action], 1)
-        values = forward(self.tensors["critic"], x, self.critic_arch)[..., 0]  # (C, N)
-        return values.amin(0) if self.reduction == "min" else values.mean(0)
+        u = self.units.scale(action.to(self.critic.dtype))
+        x = torch.cat([self._normalised(obs), u], 1)
+        values = forward(self.critic, x, self.critic_arch)[..., 0]  # (C, N)
+        value = values.amin(0) if self.reduction == "min" else values.mean(0)
+        return self.q_scale * value + self.q_shift
 
     def _normalised(self, obs: Tensor) -> Tensor:
-        return (obs.to(self.tensors["obs_mean"].dtype) - self.tensors["obs_mean"]) / self.tensors["obs_std"]
+        return self.units.normalise(obs.to(self.actor.dtype))
 
     def to(self, device: torch.device | str) -> NetworkTeacher:
         """The same teacher with its parameters on `device`."""
-        t = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         return NetworkTeacher(
-            **t,
+            actor=self.actor.to(device),
             actor_arch=self.actor_arch,
+            critic=self.critic.to(device),
             critic_arch=self.critic_arch,
             reduction=self.reduction,
+            units=self.units.to(device),
             metadata=self.metadata,
+            q_scale=self.q_scale,
+            q_shift=self.q_shift,
         )
+
+
+def pack_layers(layers: list[tuple[Tensor, Tensor]], head: str) -> tuple[Tensor, Architecture]:
+    """Layers, each (weight (K, in, out), bias (K, out)), as one vector (K, P), and the MLP they form.
+
+    Raises:
+        TeacherError: A layer's outputs are not as many as the next one's inputs.
+    """
+    shapes = [weight.shape for weight, _ in layers]
+    for (_, _, out), (_, into, _) in pairwise(shapes):
+        if out != into:
+            raise TeacherError(f"a layer of {out} outputs is followed by one of {into} inputs")
+    arch = Architecture(shapes[0][1], shapes[-1][2], tuple(s[2] for s in shapes[:-1]), head)
+    theta = layers[0][0].new_empty(shapes[0][0], arch.n_parameters)
+    weights, biases = views(theta, arch)
+    for (W, b), to_W, to_b in zip(layers, weights, biases, strict=True):
+        to_W.copy_(W)
+        to_b.copy_(b.unsqueeze(1))
+    return theta, arch

@@ -1,0 +1,112 @@
+"""From transitions to a teacher, by the method that the settings name.
+
+A method is a `Trainer` in its own file; add yours to `TRAINERS` and to `DistillConfig.teacher_method`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from minari_distill.config import DistillConfig
+from minari_distill.devices import resolve_device
+from minari_distill.errors import TeacherError
+from minari_distill.files import write_atomically
+from minari_distill.progress import Progress, Report, silent
+from minari_distill.teachers.filtered_bc import FilteredBC
+from minari_distill.teachers.teacher import Teacher
+from minari_distill.teachers.training import Trainer
+from minari_distill.transitions import Transitions
+
+TRAINERS: dict[str, type[Trainer]] = {"filtered_bc": FilteredBC}
+
+_REPORT_SECONDS = 1.0
+_CHECKPOINT_SECONDS = 60.0
+
+
+def make_trainer(transitions: Transitions, config: DistillConfig) -> Trainer:
+    """The trainer of `config.teacher_method`, at its first step."""
+    return TRAINERS[config.teacher_method](transitions, config, resolve_device(config.device))
+
+
+def learn_teacher(
+    transitions: Transitions,
+    config: DistillConfig,
+    *,
+    report: Report = silent,
+    checkpoint: Path | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Teacher:
+    """Learn (π*, q) offline; the same seed gives the same teacher on one device.
+
+    Args:
+        transitions: The dataset.
+        config: Method, steps, seed, device.
+        report: Receives progress about once a second.
+        checkpoint: A file to keep the state in, about once a minute. If it exists, training goes on from it,
+            to the very teacher of an unbroken run.
+        should_stop: Asked about once a second.
+
+    Raises:
+        TeacherError: Stopped before the end, or the checkpoint is unreadable or of another training.
+        Diverged: The loss is no longer finite.
+    """
+    trainer = make_trainer(transitions, config)
+    if checkpoint is not None and checkpoint.exists():
+        trainer.load_state_dict(_read_state(checkpoint))
+    started, first, chunk = time.perf_counter(), trainer.step_count, 1
+    kept = started
+    while trainer.step_count < trainer.total_steps:
+        n_steps = min(chunk, trainer.total_steps - trainer.step_count)
+        began = time.perf_counter()
+        loss = trainer.advance(n_steps)
+        now = time.perf_counter()
+        chunk = max(1, min(2 * chunk, int(_REPORT_SECONDS * n_steps / max(now - began, 1e-9))))
+        per_step = (now - started) / (trainer.step_count - first)
+        report(
+            Progress(
+                "teacher",
+                step=trainer.step_count,
+                total=trainer.total_steps,
+                loss=loss,
+                seconds_left=per_step * (trainer.total_steps - trainer.step_count),
+            )
+        )
+        stopped = should_stop() and trainer.step_count < trainer.total_steps
+        if checkpoint is not None and (stopped or now - kept > _CHECKPOINT_SECONDS):
+            write_atomically(checkpoint, save(trainer.state_dict()))
+            kept = now
+        if stopped:
+            raise TeacherError(
+                f"Stopped at step {trainer.step_count} of {trainer.total_steps} of the teacher"
+                + ("; go on with resume." if checkpoint else ", which had no checkpoint file to go on from.")
+            )
+    return trainer.teacher()
+
+
+def estimate_seconds(transitions: Transitions, config: DistillConfig, *, seconds: float = 1.0) -> float:
+    """How long `learn_teacher` will take on this machine, from the steps that `seconds` allow.
+
+    The very first steps, which pay for fresh memory and the libraries' own start, are not counted.
+    """
+    trainer = make_trainer(transitions, config)
+    trainer.advance(2)
+    started, n_steps = time.perf_counter(), 0
+    while (spent := time.perf_counter() - started) < seconds:
+        trainer.advance(1)
+        n_steps += 1
+    return spent / n_steps * trainer.total_steps
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as fault:
+        raise TeacherError(
+            f"The teacher's checkpoint '{path}' cannot be read ({fault}): delete it to start the teacher anew."
+        ) from fault

@@ -1,0 +1,148 @@
+"""What every method of learning a teacher shares: the data on its device, Adam, and a resumable state."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from minari_distill import __version__
+from minari_distill.config import DistillConfig
+from minari_distill.errors import Diverged, TeacherError
+from minari_distill.teachers.teacher import Teacher
+from minari_distill.transitions import Transitions
+from minari_distill.units import Units
+
+
+class Trainer(ABC):
+    """Offline learning of (π*, q) in steps; stopping after any of them and going on later changes nothing.
+
+    Attributes:
+        step_count: Gradient steps done.
+        total_steps: Gradient steps of a whole training.
+        units: What the networks' numbers mean.
+        generator: Every random number of the training.
+    """
+
+    method: ClassVar[str]
+
+    def __init__(self, transitions: Transitions, config: DistillConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.step_count, self.total_steps = 0, config.teacher_steps
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        codec = transitions.action_codec
+        self.units = Units.of(
+            transitions.observation_mean,
+            transitions.observation_std,
+            codec.low,
+            codec.high,
+            discrete=codec.is_discrete,
+            actions=transitions.actions,
+        )
+        self._sources = list(transitions.source.dataset_ids)
+
+    @abstractmethod
+    def advance(self, n_steps: int) -> float:
+        """Do `n_steps` gradient steps; returns the loss, averaged over them."""
+
+    @abstractmethod
+    def teacher(self) -> Teacher:
+        """The teacher as learnt so far; it shares no memory with the training."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the steps change, by name, to be copied out of and into."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A copy, on the CPU, of all that decides how the training goes on."""
+        return {
+            "step": torch.tensor(self.step_count),
+            "generator": self.generator.get_state(),
+            **{name: tensor.detach().cpu().clone() for name, tensor in self.tensors().items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`.
+
+        Raises:
+            TeacherError: It belongs to another method, or to other sizes.
+        """
+        live = self.tensors()
+        expected = {name: tuple(t.shape) for name, t in live.items()} | {"step": ()}
+        given = {name: tuple(t.shape) for name, t in state.items() if name != "generator"}
+        if expected != given or "generator" not in state:
+            different = sorted(n for n in expected.keys() | given.keys() if expected.get(n) != given.get(n))
+            raise TeacherError(
+                f"The checkpoint is not one of this {self.method} training (other {', '.join(different[:3])}): "
+                "give the run's own settings, or start anew without resume."
+            )
+        for name, tensor in live.items():
+            tensor.copy_(state[name])
+        self.generator.set_state(state["generator"].cpu())
+        self.step_count = int(state["step"])
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """How the teacher came to be."""
+        return {
+            "method": self.method,
+            "gradient_steps": self.step_count,
+            "dataset_ids": self._sources,
+            "seed": self.config.seed,
+            "discount": self.config.discount,
+            "versions": {"minari_distill": __version__, "torch": torch.__version__},
+        }
+
+    def on_device(self, array: Any) -> Tensor:
+        """A NumPy array or a tensor as numbers of this training."""
+        return torch.as_tensor(array).to(self.device, self.dtype)
+
+    def check_finite(self, loss: float) -> float:
+        """The loss.
+
+        Raises:
+            Diverged: It is NaN or infinite.
+        """
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"The {self.method} teacher's loss became {loss} before step {self.step_count}: lower "
+                "critic_lr and actor_lr, or look for extreme rewards and observations in the dataset."
+            )
+        return loss
+
+
+class Adam:
+    """Adam (Kingma and Ba, 2015) on flat vectors, one fused kernel each; its moments are plain tensors.
+
+    `lr` is one rate a vector. On a GPU the step count lives there too, so that a CUDA graph can hold it.
+    """
+
+    def __init__(self, vectors: list[Tensor], lr: list[float], weight_decay: float = 0.0) -> None:
+        groups = [{"params": [v], "lr": rate} for v, rate in zip(vectors, lr, strict=True)]
+        self._optimizer = torch.optim.AdamW(
+            groups, weight_decay=weight_decay, fused=True, capturable=vectors[0].is_cuda
+        )
+        self.gradients = [torch.zeros_like(v) for v in vectors]
+        self.moments: dict[str, Tensor] = {}
+        for i, (v, gradient) in enumerate(zip(vectors, self.gradients, strict=True)):
+            v.grad = gradient
+            state = {
+                "step": torch.zeros((), dtype=torch.float32, device=v.device),
+                "exp_avg": torch.zeros_like(v),
+                "exp_avg_sq": torch.zeros_like(v),
+            }
+            self._optimizer.state[v] = state
+            self.moments |= {f"adam.{i}.{name}": tensor for name, tensor in state.items()}
+
+    def set_lr(self, lr: list[float]) -> None:
+        """Other rates from now on (not inside a CUDA graph)."""
+        for group, rate in zip(self._optimizer.param_groups, lr, strict=True):
+            group["lr"] = rate
+
+    def step(self) -> None:
+        """θ ← θ − lr·(m̂ / (√v̂ + ε) + decay·θ), with `gradients`."""
+        self._optimizer.step()
