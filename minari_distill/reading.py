@@ -10,8 +10,9 @@ the other storage formats, and images stored as JPEG, go through Minari.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import h5py
@@ -55,19 +56,21 @@ def read_episodes(
     raw = dataset.metadata.get("data_format", "hdf5") == "hdf5" and not any(
         is_image_space(p.space) for p in parts
     )
-    numbered = _read_hdf5 if raw else _read_with_minari
-    for index, observations, actions, rest in numbered(dataset):
+    stored: Iterator[_HDF5Episode | _MinariEpisode] = (
+        _read_hdf5(dataset) if raw else _read_with_minari(dataset)
+    )
+    for episode in stored:
         try:
             yield Episode(
-                int(index),
-                observation_codec.encode_leaves(observations),
-                action_codec.encode_leaves(actions),
-                np.asarray(rest("rewards"), np.float64).reshape(-1),
-                np.asarray(rest("terminations"), bool).reshape(-1),
-                np.asarray(rest("truncations"), bool).reshape(-1),
+                episode.index,
+                observation_codec.encode_leaves(partial(episode.leaf, "observations")),
+                action_codec.encode_leaves(partial(episode.leaf, "actions")),
+                np.asarray(episode.array("rewards"), np.float64).reshape(-1),
+                np.asarray(episode.array("terminations"), bool).reshape(-1),
+                np.asarray(episode.array("truncations"), bool).reshape(-1),
             )
         except (DatasetError, KeyError, OSError, ValueError, TypeError) as error:
-            raise DatasetError(f"Dataset '{dataset.id}', episode {index}: {error}") from error
+            raise DatasetError(f"Dataset '{dataset.id}', episode {episode.index}: {error}") from error
 
 
 class TransitionArrays:
@@ -155,11 +158,34 @@ class TransitionArrays:
 
 FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
 
-Reader = Callable[[Part], Any]
-Numbered = Iterator[tuple[int, Reader, Reader, Callable[[str], Any]]]
+
+class _HDF5Episode:
+    def __init__(self, index: int, group: h5py.Group):
+        self.index, self.group = index, group
+
+    def leaf(self, kind: str, part: Part) -> Any:
+        keys = [f"_index_{key}" if isinstance(key, int) else key for key in part.path]
+        return self.group["/".join([kind, *keys])][()]
+
+    def array(self, key: str) -> Any:
+        return self.group[key][()]
 
 
-def _read_hdf5(dataset: Located) -> Numbered:
+class _MinariEpisode:
+    def __init__(self, index: int, episode: dict[str, Any]):
+        self.index, self.episode = index, episode
+
+    def leaf(self, kind: str, part: Part) -> Any:
+        value = self.episode[kind]
+        for key in part.path:
+            value = value[key]
+        return value
+
+    def array(self, key: str) -> Any:
+        return self.episode[key]
+
+
+def _read_hdf5(dataset: Located) -> Iterator[_HDF5Episode]:
     path = dataset.storage.data_path / "main_data.hdf5"
     try:
         file = h5py.File(path, "r")
@@ -170,38 +196,15 @@ def _read_hdf5(dataset: Located) -> Numbered:
         ) from error
     with file:
         for index in dataset.episodes:
-            name = f"episode_{index}"
-            group = file.get(name)
+            group = file.get(f"episode_{index}")
             if not isinstance(group, h5py.Group):
                 raise DatasetError(
-                    f"Dataset '{dataset.id}' has no {name} in {path}, though its metadata counts "
+                    f"Dataset '{dataset.id}' has no episode_{index} in {path}, though its metadata counts "
                     f"{dataset.metadata.get('total_episodes')} episodes: it was not written to its end."
                 )
-
-            def leaf(kind: str, part: Part, group: h5py.Group = group) -> Any:
-                keys = [f"_index_{key}" if isinstance(key, int) else key for key in part.path]
-                return group["/".join([kind, *keys])][()]
-
-            yield (
-                index,
-                lambda part, leaf=leaf: leaf("observations", part),
-                lambda part, leaf=leaf: leaf("actions", part),
-                lambda key, group=group: group[key][()],
-            )
+            yield _HDF5Episode(int(index), group)
 
 
-def _read_with_minari(dataset: Located) -> Numbered:
+def _read_with_minari(dataset: Located) -> Iterator[_MinariEpisode]:
     for episode in dataset.storage.get_episodes([int(i) for i in dataset.episodes]):
-
-        def leaf(kind: str, part: Part, episode: dict[str, Any] = episode) -> Any:
-            value = episode[kind]
-            for key in part.path:
-                value = value[key]
-            return value
-
-        yield (
-            episode["id"],
-            lambda part, leaf=leaf: leaf("observations", part),
-            lambda part, leaf=leaf: leaf("actions", part),
-            lambda key, episode=episode: episode[key],
-        )
+        yield _MinariEpisode(int(episode["id"]), episode)

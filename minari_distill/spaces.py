@@ -306,7 +306,7 @@ class _BoxCoder(_Coder):
         # Of a narrower leaf, the largest vectors overflow.
         self.cast_low, self.cast_high = self.low.astype(dtype), self.high.astype(dtype)
         if not self.integers and space.dtype.itemsize < dtype.itemsize:
-            largest = float(np.finfo(space.dtype.type(0)).max)
+            largest = float(np.finfo(np.dtype(space.dtype).str).max)
             self.cast_low = np.maximum(self.cast_low, -largest)
             self.cast_high = np.minimum(self.cast_high, largest)
 

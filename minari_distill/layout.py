@@ -1,0 +1,288 @@
+"""A synset's folder: a Minari dataset, and beside it the same pairs as Parquet for Hugging Face `datasets`.
+
+    data/metadata.json     Minari's metadata; all that is ours under the key "synset"
+    data/main_data.hdf5    N one-step episodes: observations [s, s], one action, reward 0, truncated
+    synset/train.parquet   one row a pair: observation, action (a column a part, where there are several)
+    synset/synset.json     the record under "synset", and the files' checksums
+
+One-step episodes, because a pair can then be sampled, filtered or split off alone, and a loader that misaligns
+T+1 observations gets nothing rather than scrambled pairs. Where a space cannot hold a vector exactly (the
+probabilities of a discrete action, an integer still a fraction), the episode's metadata carries the vector
+itself as `observation_vector` or `action_vector`, and the episode the nearest value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import minari
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from minari.data_collector.episode_buffer import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
+
+from minari_distill.errors import SynsetError
+from minari_distill.spaces import Part, SpaceCodec
+
+FORMAT = "minari_distill.synset"
+FORMAT_VERSION = 1
+DATA = Path("data/main_data.hdf5")
+METADATA = Path("data/metadata.json")
+PARQUET = Path("synset/train.parquet")
+RECORD = Path("synset/synset.json")
+
+
+def write_layout(
+    folder: Path,
+    observations: np.ndarray,
+    actions: np.ndarray,
+    observation_codec: SpaceCodec,
+    action_codec: SpaceCodec,
+    metadata: dict[str, Any],
+    record: dict[str, Any],
+) -> None:
+    """Write a synset's four files into an empty folder; the same content gives the same bytes.
+
+    Args:
+        folder: Exists, is empty.
+        observations: (n_syn, obs_dim), in the source's units.
+        actions: (n_syn, act_dim).
+        observation_codec, action_codec: Between these vectors and the dataset's spaces.
+        metadata: Minari's keys, JSON values; `dataset_id` among them.
+        record: What belongs under "synset", JSON values.
+    """
+    _write_minari(folder / "data", observations, actions, observation_codec, action_codec, metadata, record)
+    (folder / "synset").mkdir()
+    columns = _columns("observation", observations, observation_codec) | _columns(
+        "action", actions, action_codec
+    )
+    pq.write_table(pa.table(columns), folder / PARQUET)
+    checksums = {file.as_posix(): _checksum(folder / file) for file in (DATA, PARQUET)}
+    _write_json(folder / RECORD, {**record, "files": checksums})
+
+
+def read_metadata(data: Path) -> dict[str, Any]:
+    """The `metadata.json` of a synset, from the folder that holds it.
+
+    Raises:
+        SynsetError: It cannot be read, is of an ordinary dataset, or of a version that this one does not know.
+    """
+    try:
+        metadata = json.loads((data / "metadata.json").read_text())
+        record = metadata.get("synset")
+    except (OSError, ValueError, AttributeError) as error:
+        raise SynsetError(
+            f"'{data / 'metadata.json'}' cannot be read ({error}). Save or pull the synset anew."
+        ) from error
+    if record is None:
+        name = metadata.get("dataset_id", data)
+        raise SynsetError(
+            f"'{name}' is a Minari dataset but no synset. Distil it with: minari-distill distill {name}"
+        )
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise SynsetError(f"'{data}' says it is a synset but not of the format {FORMAT!r}.")
+    version = record.get("format_version")
+    if version != FORMAT_VERSION:
+        raise SynsetError(
+            f"'{data}' is a synset of format version {version!r}, this minari_distill reads {FORMAT_VERSION}. "
+            "Try: pip install --upgrade minari-distill"
+        )
+    return metadata
+
+
+def read_pairs(
+    data: Path, n_syn: int, observation_codec: SpaceCodec, action_codec: SpaceCodec
+) -> tuple[np.ndarray, np.ndarray]:
+    """Observations (n_syn, obs_dim) and actions (n_syn, act_dim) of the synset in `data`.
+
+    Every array's shape is checked before it is read, so that no file can ask for more memory than its
+    metadata says, and no link leads out of the file.
+
+    Raises:
+        SynsetError: The file is not what its metadata says.
+    """
+    path = data / DATA.name
+    try:
+        with h5py.File(path, "r") as file:
+            if len(file) != n_syn:
+                raise SynsetError(f"holds {len(file)} episodes, its metadata says n_syn={n_syn}")
+            pairs = [
+                (
+                    _read_vector(file, i, "observation", 2, observation_codec),
+                    _read_vector(file, i, "action", 1, action_codec),
+                )
+                for i in range(n_syn)
+            ]
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise SynsetError(f"'{path}' cannot be read: {error}. Save or pull the synset anew.") from error
+    return np.stack([s for s, _ in pairs]), np.stack([a for _, a in pairs])
+
+
+def to_json(value: Any) -> Any:
+    """`value` in what JSON knows: NumPy scalars and arrays become numbers and lists, NaN and ±inf null.
+
+    Raises:
+        SynsetError: Something in it has no such form.
+    """
+    if isinstance(value, dict):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return to_json(value.tolist())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise SynsetError(
+        f"A synset's metadata cannot hold {value!r}: give numbers, text, lists and dicts, not a "
+        f"{type(value).__name__}."
+    )
+
+
+# ------------------------------------------------------------------------------------------------ Minari
+
+
+def _write_minari(
+    data: Path,
+    observations: np.ndarray,
+    actions: np.ndarray,
+    observation_codec: SpaceCodec,
+    action_codec: SpaceCodec,
+    metadata: dict[str, Any],
+    record: dict[str, Any],
+) -> None:
+    storage = MinariStorage.new(
+        data, observation_codec.kept_space, action_codec.kept_space, jpeg_encoding=False, data_format="hdf5"
+    )
+    obs_twice = observation_codec.decode(np.repeat(observations, 2, axis=0))  # s, s of each pair
+    act_once = action_codec.decode(actions)
+    storage.update_episodes(
+        EpisodeBuffer(
+            observations=_rows(obs_twice, 2 * i, 2 * i + 2),
+            actions=_rows(act_once, i, i + 1),
+            rewards=[0.0],
+            terminations=[False],
+            truncations=[True],
+            infos={},  # none; but without the empty group Minari cannot print an episode
+        )
+        for i in range(len(actions))
+    )
+    exact = {
+        "observation_vector": (observations, observation_codec.project(observations)),
+        "action_vector": (actions, action_codec.project(actions)),
+    }
+    vectors = [
+        {name: v[i] for name, (v, held) in exact.items() if not np.array_equal(v[i], held[i])}
+        for i in range(len(actions))
+    ]
+    rewrite_compactly(data / DATA.name, vectors)
+    own = {
+        "minari_version": minari.__version__,
+        **metadata,
+        "dataset_size": round((data / DATA.name).stat().st_size / 1e6, 1),
+        "synset": record,
+    }
+    _write_json(data / METADATA.name, MinariStorage.read_raw_metadata(data) | own)
+
+
+def rewrite_compactly(path: Path, attributes: list[dict[str, Any]] | None = None, **options: Any) -> None:
+    """Rewrite Minari's HDF5 file without the room it leaves for growth: 15 KB an episode become 2.
+
+    Args:
+        path: The file.
+        attributes: More attributes, one dict an episode.
+        options: For h5py's `create_dataset`, such as a compression.
+    """
+    compact = path.with_suffix(".compact")
+    with h5py.File(path, "r") as old, h5py.File(compact, "w", libver="latest") as new:
+        for i in range(len(old)):
+            name = f"episode_{i}"
+            _copy_group(old[name], new.create_group(name), options)
+            new[name].attrs.update(attributes[i] if attributes else {})
+    compact.replace(path)
+
+
+def _copy_group(old: h5py.Group, new: h5py.Group, options: dict[str, Any]) -> None:
+    new.attrs.update(old.attrs)
+    for key, item in old.items():
+        if isinstance(item, h5py.Group):
+            _copy_group(item, new.create_group(key), options)
+        else:
+            new.create_dataset(key, data=item[()], dtype=item.dtype, **options)
+
+
+def _read_vector(file: h5py.File, i: int, kind: str, rows: int, codec: SpaceCodec) -> np.ndarray:
+    """The vector (dim,) of episode i's first observation, or of its action."""
+    episode = file.get(f"episode_{i}", getlink=True)
+    if not isinstance(episode, h5py.HardLink):
+        raise SynsetError(f"'{file.filename}' has no episode_{i}")
+    group = file[f"episode_{i}"]
+
+    def read(part: Part) -> np.ndarray:
+        keys = [f"_index_{key}" if isinstance(key, int) else key for key in part.path]
+        item: Any = group
+        for key in "/".join([f"{kind}s", *keys]).split("/"):
+            if not isinstance(item.get(key, getlink=True), h5py.HardLink):
+                raise SynsetError(f"'{file.filename}' has no {kind}s {part.name!r} in episode_{i}")
+            item = item[key]
+        shape = (rows, *part.shape)
+        if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external or item.shape != shape:
+            raise SynsetError(
+                f"'{file.filename}' holds {kind}s of shape {getattr(item, 'shape', None)} in episode_{i}, "
+                f"{shape} expected"
+            )
+        if item.chunks and np.prod(item.chunks) > _LARGEST_CHUNK:
+            raise SynsetError(f"'{file.filename}' holds {kind}s in chunks of {item.chunks} in episode_{i}")
+        return item[()]
+
+    vector = codec.encode_leaves(read)[0]
+    name = f"{kind}_vector"
+    if name in group.attrs:
+        fits = group.attrs.get_id(name).shape == vector.shape
+        exact = group.attrs[name].astype(vector.dtype) if fits else None
+        if exact is None or not np.array_equal(codec.project(exact[None])[0], vector):
+            raise SynsetError(f"'{file.filename}' has an {name} in episode_{i} that is not of its {kind}")
+        vector = exact
+    return vector
+
+
+_LARGEST_CHUNK = 2**24  # numbers: h5py reads a chunk whole, whatever the array's shape
+
+
+def _rows(value: Any, start: int, stop: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _rows(v, start, stop) for key, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_rows(v, start, stop) for v in value)
+    return value[start:stop]
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def _columns(name: str, vectors: np.ndarray, codec: SpaceCodec) -> dict[str, pa.Array]:
+    """Columns of fixed-size lists: `name` for a space of one part, `name.<part>` for a tree."""
+    columns = {}
+    for part in codec.parts:
+        block = np.ascontiguousarray(vectors[:, part.slice])
+        column = f"{name}.{part.name}" if part.name else name
+        columns[column] = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), block.shape[1])
+    return columns
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
+
+
+def _checksum(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}

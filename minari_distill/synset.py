@@ -1,0 +1,360 @@
+"""`Synset`: a few hundred synthetic (state, action) pairs that behavioural cloning learns a good policy from.
+
+    >>> synset.save("me/hopper-medium-distilled-v0")    # doctest: +SKIP
+    >>> load_synset("me/hopper-medium-distilled-v0")    # doctest: +SKIP
+    Synset of 256 pairs (obs_dim 11, act_dim 3), distilled from mujoco/hopper/medium-v0
+
+`layout.py` says how it lies on disk: an ordinary Minari dataset and an ordinary Parquet file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import minari
+import numpy as np
+from minari.namespace import create_namespace, list_local_namespaces
+from minari.storage.datasets_root_dir import get_dataset_path
+
+from minari_distill import layout
+from minari_distill.config import DistillConfig, StudentRecipe
+from minari_distill.errors import DatasetError, SynsetError, did_you_mean
+from minari_distill.files import building_folder
+from minari_distill.locate import MINARI_ID, find_folder, local_ids
+from minari_distill.source import Source
+from minari_distill.spaces import SpaceCodec
+from minari_distill.units import Units
+
+USE = "For behavioural cloning only: rewards, terminations and next observations are placeholders."
+
+
+@dataclass(frozen=True, eq=False)
+class Synset:
+    """n_syn synthetic pairs in the units of the source dataset, and all that is known of them.
+
+    Attributes:
+        observations: (n_syn, obs_dim) float32, never normalised.
+        actions: (n_syn, act_dim) float32, inside the bounds; probabilities for discrete actions.
+        observation_codec, action_codec: Between these vectors and the source's spaces.
+        source: Provenance of the dataset that was distilled.
+        observation_mean: (obs_dim,) float32 of the source dataset, which students normalise with.
+        observation_std: (obs_dim,) float32, the very divisor: σ + ε.
+        recipe: The student that the pairs were distilled for.
+        config: Settings of the distillation, if there was one.
+        metadata: Anything else in JSON: the teacher and its score, the history of the held-out loss, seconds,
+            scores with their protocol, versions. NaN and infinite numbers become None.
+
+    Raises:
+        SynsetError: Shapes that do not fit together, no pairs, values that are not finite or out of bounds.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    observation_codec: SpaceCodec
+    action_codec: SpaceCodec
+    source: Source
+    observation_mean: np.ndarray
+    observation_std: np.ndarray
+    recipe: StudentRecipe = field(default_factory=StudentRecipe)
+    config: DistillConfig | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        codecs = {"observations": self.observation_codec, "actions": self.action_codec}
+        for name, codec in codecs.items():
+            vectors = np.ascontiguousarray(getattr(self, name), dtype=codec.dtype)
+            object.__setattr__(self, name, vectors)
+            if vectors.ndim != 2 or vectors.shape[1] != codec.dim:
+                raise SynsetError(f"{name} of shape {vectors.shape} given, (n_syn, {codec.dim}) expected.")
+        if not len(self.observations) or len(self.observations) != len(self.actions):
+            raise SynsetError(
+                f"{len(self.observations)} observations and {len(self.actions)} actions given: a synset holds as "
+                "many of one as of the other, and at least one."
+            )
+        for name, codec in codecs.items():
+            fault = codec.fault(getattr(self, name))
+            if fault:
+                raise SynsetError(
+                    f"The {name} of a synset lie in their space; {fault}. Use SpaceCodec.project."
+                )
+        for name in ("observation_mean", "observation_std"):
+            vector = np.ascontiguousarray(getattr(self, name), dtype=np.float32)
+            object.__setattr__(self, name, vector)
+            if vector.shape != (self.observation_codec.dim,) or not np.isfinite(vector).all():
+                raise SynsetError(
+                    f"{name} of shape {vector.shape} given, ({self.observation_codec.dim},) finite numbers expected."
+                )
+        if (self.observation_std <= 0).any():
+            raise SynsetError(f"observation_std holds {self.observation_std.min()}; a divisor is positive.")
+        object.__setattr__(self, "metadata", layout.to_json(self.metadata))
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def __repr__(self) -> str:
+        return (
+            f"Synset of {len(self)} pairs (obs_dim {self.observation_codec.dim}, act_dim {self.action_codec.dim}), "
+            f"distilled from {', '.join(self.source.dataset_ids)}"
+        )
+
+    def with_metadata(self, **entries: Any) -> Synset:
+        """The same synset with entries added to its metadata, for instance `scores={…}`."""
+        return dataclasses.replace(self, metadata={**self.metadata, **entries})
+
+    def units(self) -> Units:
+        """The units in which its students work: the source's statistics and the range of its actions."""
+        low, high = self.metadata.get("action_range", (self.action_codec.low, self.action_codec.high))
+        return Units.of(
+            self.observation_mean,
+            self.observation_std,
+            low,
+            high,
+            discrete=self.action_codec.is_discrete,
+            actions=self.actions,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What it is, in a dozen JSON values."""
+        config, metadata = self.config, self.metadata
+        return {
+            "n_syn": len(self),
+            "obs_dim": self.observation_codec.dim,
+            "act_dim": self.action_codec.dim,
+            "source": list(self.source.dataset_ids),
+            "environment": self.source.env_id,
+            "reference_scores": [self.source.ref_min_score, self.source.ref_max_score],
+            "reference_origin": self.source.ref_origin,
+            "objective": config.objective if config else None,
+            "outer_steps": config.outer_steps if config else None,
+            "seed": config.seed if config else None,
+            "recipe": layout.to_json(dataclasses.asdict(self.recipe)),
+            **{
+                key: metadata[key]
+                for key in ("held_out_loss", "teacher", "scores", "seconds")
+                if key in metadata
+            },
+        }
+
+    # ------------------------------------------------------------------------------------------ on disk
+
+    def save(self, target: str | Path, *, overwrite: bool = False) -> Path:
+        """Write it as a Minari dataset that needs no minari_distill, and as Parquet beside it.
+
+        The folder appears whole or not at all: it is built in a hidden sibling and renamed, so that a save that
+        fails or is interrupted leaves nothing behind and breaks nothing that was there.
+
+        Args:
+            target: A Minari id ("me/hopper-medium-distilled-v0"), saved where Minari keeps its datasets, or a
+                folder (a `Path`, or text that is no id).
+            overwrite: Replace a synset that is already there.
+
+        Returns:
+            The folder, which `minari.MinariDataset(folder / "data")` reads and `hf upload` can push.
+
+        Raises:
+            SynsetError: A bad id, something is there already, another process is writing it, the disk is full.
+        """
+        folder, dataset_id = _resolve_target(target)
+        try:
+            with building_folder(folder) as temporary:
+                _refuse_folder(folder, target, overwrite)
+                layout.write_layout(
+                    temporary,
+                    self.observations,
+                    self.actions,
+                    self.observation_codec,
+                    self.action_codec,
+                    self._minari_metadata(dataset_id),
+                    self._record(),
+                )
+            if folder == get_dataset_path(dataset_id):
+                _register_namespace(dataset_id)
+        except BlockingIOError as error:
+            raise SynsetError(
+                f"Another process is saving '{target}' at this moment. Wait until it ends, or choose another name."
+            ) from error
+        except OSError as error:
+            raise SynsetError(
+                f"'{target}' could not be saved: {error.strerror or error}. Nothing was left behind; what was there "
+                "before still is."
+            ) from error
+        return folder
+
+    def _record(self) -> dict[str, Any]:
+        """What goes under "synset" in the metadata, and into synset.json."""
+        config = dataclasses.asdict(self.config) if self.config else None
+        return layout.to_json(
+            {
+                "format": layout.FORMAT,
+                "format_version": layout.FORMAT_VERSION,
+                "n_syn": len(self),
+                "source": self.source.to_json(),
+                "objective": self.config.objective if self.config else None,
+                "seed": self.config.seed if self.config else None,
+                "config": config,
+                "recipe": dataclasses.asdict(self.recipe),
+                "normalisation": {"mean": self.observation_mean, "std": self.observation_std},
+                "observation_codec": self.observation_codec.spec(),
+                "action_codec": self.action_codec.spec(),
+                "rewards_are_placeholders": True,
+                "transitions_are_placeholders": True,
+                "use": USE,
+                "metadata": self.metadata,
+            }
+        )
+
+    def _minari_metadata(self, dataset_id: str) -> dict[str, Any]:
+        """Minari's own keys; those that the source lacks are left out."""
+        source = self.source
+        objective = f" ({self.config.objective})" if self.config else ""
+        known = {
+            "env_spec": source.env_spec,
+            "eval_env_spec": source.eval_env_spec,
+            "ref_min_score": source.ref_min_score,
+            "ref_max_score": source.ref_max_score,
+            "ref_score_origin": source.ref_origin or None,
+            "requirements": list(source.requirements) or None,
+            "license": source.license,
+        }
+        return {
+            "dataset_id": dataset_id,
+            "algorithm_name": f"offline behaviour distillation{objective}",
+            "author": list(source.author),
+            "author_email": [],
+            "code_permalink": "",
+            "description": f"{len(self)} synthetic pairs distilled from {', '.join(source.dataset_ids)}. {USE}",
+            **{key: value for key, value in known.items() if value is not None},
+        }
+
+
+def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
+    """Read a synset that `save` wrote.
+
+    Args:
+        source: A local Minari id, a folder, a `MinariDataset`, or an address of a scheme in `ROADS`, for instance
+            "hf://me/hopper-synsets/hopper-medium-distilled-v0".
+
+    Raises:
+        SynsetError: There is none, it is an ordinary dataset, or its files are damaged.
+    """
+    data = _find(source)
+    metadata = layout.read_metadata(data)
+    record = metadata["synset"]
+    try:
+        observation_codec = SpaceCodec.from_spec(record["observation_codec"])
+        action_codec = SpaceCodec.from_spec(record["action_codec"])
+        observations, actions = layout.read_pairs(data, int(record["n_syn"]), observation_codec, action_codec)
+        return Synset(
+            observations=observations,
+            actions=actions,
+            observation_codec=observation_codec,
+            action_codec=action_codec,
+            source=Source.from_json(record["source"]),
+            observation_mean=np.array(record["normalisation"]["mean"], np.float32),
+            observation_std=np.array(record["normalisation"]["std"], np.float32),
+            recipe=StudentRecipe(**record["recipe"]),
+            config=DistillConfig(**record["config"]) if record["config"] else None,
+            metadata=record["metadata"],
+        )
+    except SynsetError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise SynsetError(f"The synset in '{data}' is damaged: {what} Save or pull it anew.") from error
+
+
+ROADS: dict[str, Callable[[str], Path]] = {}
+"""Other places to load from: a scheme ("hf") → a function of the whole address that fetches it into a folder."""
+
+
+def refuse_existing(target: str | Path) -> None:
+    """Say beforehand what `save(target)` would say after hours of work.
+
+    Raises:
+        SynsetError: A bad id, or something is there already.
+    """
+    _refuse_folder(_resolve_target(target)[0], target, overwrite=False)
+
+
+def _refuse_folder(folder: Path, target: str | Path, overwrite: bool) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise SynsetError(
+            f"'{target}' exists already, in {folder}. Choose another name, or replace it with overwrite=True "
+            "(--overwrite)."
+        )
+    try:
+        layout.read_metadata(folder / "data")
+    except SynsetError as error:
+        raise SynsetError(
+            f"'{target}' exists in {folder} and is no synset: it is not overwritten. Choose another name."
+        ) from error
+
+
+def _resolve_target(target: str | Path) -> tuple[Path, str]:
+    """The folder to write, and the Minari id to write in it."""
+    if isinstance(target, str) and MINARI_ID.fullmatch(target):
+        _check_id(target)
+        return get_dataset_path(target), target
+    text = os.fspath(target)
+    folder = Path(text).expanduser().absolute()
+    if isinstance(target, str) and not (text.startswith((".", "~")) or os.path.isabs(text)):
+        raise SynsetError(
+            f"{target!r} is no Minari id. Write (namespace/)name-v0 in letters, digits, '-' and '_', namespaces of "
+            f"two characters or more, for instance 'me/{_as_name(text)}-v0'; for a folder write './{text}'."
+        )
+    name = folder.name if MINARI_ID.fullmatch(folder.name) else f"{_as_name(folder.name)}-v0"
+    _check_id(name)
+    return folder, name
+
+
+def _check_id(dataset_id: str) -> None:
+    # The Hub's grammar on top of Minari's: a synset must be pushable under its own name.
+    for name in dataset_id.split("/"):
+        if "--" in name or name.startswith("-") or name.endswith("-") or len(name) > 96:
+            raise SynsetError(
+                f"{dataset_id!r}: the Hub refuses the name {name!r}. Use single dashes inside the name and at most "
+                f"96 characters, for instance '{_as_name(name)}'."
+            )
+
+
+def _as_name(text: str) -> str:
+    name = re.sub(r"-v\d+$", "", text.rstrip("/").split("/")[-1])
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "synset"
+
+
+def _register_namespace(dataset_id: str) -> None:
+    namespace = dataset_id.rpartition("/")[0]
+    if namespace and namespace not in list_local_namespaces():
+        create_namespace(namespace)
+
+
+def _find(source: Any) -> Path:
+    """The folder that holds a synset's metadata.json."""
+    if isinstance(source, minari.MinariDataset):
+        return Path(source.storage.data_path)
+    if isinstance(source, str) and "://" in source:
+        scheme = source.split("://")[0]
+        if scheme not in ROADS:
+            raise SynsetError(f"'{source}': nothing here reads {scheme}://.{did_you_mean(scheme, ROADS)}")
+        source = ROADS[scheme](source)
+    if not isinstance(source, str | os.PathLike):
+        raise SynsetError(
+            f"A synset is a Minari id, a folder or a MinariDataset, not a {type(source).__name__}."
+        )
+    is_id = isinstance(source, str) and MINARI_ID.fullmatch(source) and not Path(source).is_dir()
+    if is_id and not (get_dataset_path(source) / "data").is_dir():
+        raise SynsetError(
+            f"Synset '{source}' not found.{did_you_mean(source, local_ids())} List what is here with: minari list local"
+        )
+    try:
+        return find_folder(source)
+    except DatasetError as error:
+        raise SynsetError(str(error)) from error
