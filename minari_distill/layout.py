@@ -64,7 +64,7 @@ def write_layout(
     )
     pq.write_table(pa.table(columns), folder / PARQUET)
     checksums = {file.as_posix(): _checksum(folder / file) for file in (DATA, PARQUET)}
-    _write_json(folder / RECORD, {**record, "files": checksums})
+    write_json(folder / RECORD, {**record, "files": checksums})
 
 
 def read_metadata(data: Path) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def _write_minari(
         "dataset_size": round((data / DATA.name).stat().st_size / 1e6, 1),
         "synset": record,
     }
-    _write_json(data / METADATA.name, MinariStorage.read_raw_metadata(data) | own)
+    write_json(data / METADATA.name, MinariStorage.read_raw_metadata(data) | own)
 
 
 def rewrite_compactly(path: Path, attributes: list[dict[str, Any]] | None = None, **options: Any) -> None:
@@ -279,7 +279,7 @@ def _columns(name: str, vectors: np.ndarray, codec: SpaceCodec) -> dict[str, pa.
     return columns
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
 
 
