@@ -280,6 +280,7 @@ def _columns(name: str, vectors: np.ndarray, codec: SpaceCodec) -> dict[str, pa.
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Strict JSON with sorted keys, so that the same content gives the same bytes."""
     path.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False))
 
 
