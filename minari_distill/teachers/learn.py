@@ -18,12 +18,13 @@ from minari_distill.devices import resolve_device
 from minari_distill.errors import TeacherError
 from minari_distill.files import write_atomically
 from minari_distill.progress import Progress, Report, silent
+from minari_distill.teachers.cal_ql import CalQL
 from minari_distill.teachers.filtered_bc import FilteredBC
 from minari_distill.teachers.teacher import Teacher
 from minari_distill.teachers.training import Trainer
 from minari_distill.transitions import Transitions
 
-TRAINERS: dict[str, type[Trainer]] = {"filtered_bc": FilteredBC}
+TRAINERS: dict[str, type[Trainer]] = {"cal_ql": CalQL, "filtered_bc": FilteredBC}
 
 _REPORT_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 60.0
