@@ -22,7 +22,7 @@ from torch import Tensor
 
 from minari_distill.config import DistillConfig
 from minari_distill.errors import Diverged
-from minari_distill.inner import InnerLoop, matmul_precision
+from minari_distill.inner import InnerLoop, rounding
 from minari_distill.inner.mlp import Parameters, Passes, Record
 from minari_distill.networks import Architecture, initialize
 
@@ -114,9 +114,10 @@ class OuterLoop:
 
         K, B = len(self.students), config.outer_batch
         where: dict[str, Any] = {"dtype": dtype, "device": device}
-        self._outer = _BatchLoss(self.arch, K, B, **where)
+        rounded = self.inner.rounded
+        self._outer = _BatchLoss(self.arch, K, B, rounded, **where)
         held = min(len(problem.held_obs), _VALIDATION_STATES)
-        self._held = _BatchLoss(self.arch, config.validation_students, held, **where)
+        self._held = _BatchLoss(self.arch, config.validation_students, held, rounded, **where)
         self._held_indices = torch.randperm(
             len(problem.held_obs), generator=_generator(torch.device("cpu"), config.seed, -2)
         )[:held].to(device)
@@ -142,7 +143,7 @@ class OuterLoop:
     @torch.no_grad()
     def step(self) -> None:
         """One outer step; nothing is read back from the device."""
-        with matmul_precision(self.config.precision):
+        with rounding(self.inner.rounded):
             window = self._draw()
             self.inner.begin(self._theta_0, self.S, self.A)
             for _ in range(window[0]):
@@ -239,7 +240,7 @@ class OuterLoop:
     @torch.no_grad()
     def held_out_loss(self) -> float:
         """H on the held-out states, of students with fixed seeds trained by the whole recipe."""
-        with matmul_precision(self.config.precision):
+        with rounding(self.inner.rounded):
             theta = self.validation.train(self._theta_val, self.S, self.A, steps=self.config.inner_steps)
             for k in range(self.config.validation_students):
                 p = self.problem
@@ -287,9 +288,18 @@ class OuterLoop:
 class _BatchLoss:
     """H of K students, each on its own B states: value, and gradient by the hand-written passes."""
 
-    def __init__(self, arch: Architecture, K: int, B: int, *, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self,
+        arch: Architecture,
+        K: int,
+        B: int,
+        rounded: bool,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
         where: dict[str, Any] = {"dtype": dtype, "device": device}
-        self.passes = Passes(arch, K, B, **where)
+        self.passes = Passes(arch, K, B, rounded=rounded, **where)
         self.record = Record.empty(arch, K, B, **where)
         self.obs = torch.zeros(K, B, arch.obs_dim, **where)
         self.target = torch.zeros(K, B, arch.act_dim, **where)

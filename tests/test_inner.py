@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import autograd_reference
 from minari_distill.config import StudentRecipe
-from minari_distill.inner import InnerLoop, matmul_precision
+from minari_distill.inner import InnerLoop, rounding
 from minari_distill.networks import Architecture, forward, initialize, views
 
 OBS, ACT, N = 5, 3, 12
@@ -160,11 +160,15 @@ def test_equals_the_published_procedure(momentum):
     recipe, arch, theta_0, S, A, obs, target = make(
         K=1, optimizer="momentum" if momentum else "sgd", momentum=momentum
     )
+    student = autograd_reference.make_student(OBS, ACT, width=8, hidden_layers=2).double()
     weights, biases = views(theta_0, arch)
-    params = [p for W, b in zip(weights, biases, strict=True) for p in (W[0].T, b[0, 0])]
+    with torch.no_grad():
+        for layer, W, b in zip(student[::2], weights, biases, strict=True):
+            layer.weight.copy_(W[0].T)
+            layer.bias.copy_(b[0, 0])
     ones = torch.ones(len(obs), 1, dtype=torch.float64)
     H, dS, dA = autograd_reference.meta_gradient(
-        params, S, A, obs, target, ones, lr=recipe.lr, steps=7, momentum=momentum
+        student, S, A, obs, target, ones, lr=recipe.lr, steps=7, momentum=momentum
     )
     loop = InnerLoop(recipe, obs_dim=OBS, act_dim=ACT, n_syn=N, window=7, precision="float64")
     leaf = loop.train(theta_0, S, A, steps=7, window=7).clone().requires_grad_()
@@ -191,6 +195,7 @@ def test_bfloat16_products_stay_near_and_the_setting_is_put_back():
         (lam,) = torch.autograd.grad(outer_loss(leaf, S.flip(0), A, arch), leaf)
         result.append(torch.cat([x.flatten() for x in loop.meta_gradient(lam)]))
     assert torch.nn.functional.cosine_similarity(*result, dim=0) > 0.9
-    with pytest.raises(RuntimeError), matmul_precision("bfloat16"):
+    with pytest.raises(RuntimeError), rounding(True):
+        torch.set_float32_matmul_precision("medium")
         raise RuntimeError
     assert torch.get_float32_matmul_precision() == before

@@ -13,13 +13,11 @@ each are kept, and a segment is run again when the walk back reaches it (3 produ
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
 from minari_distill.config import StudentRecipe
-from minari_distill.inner.mlp import Parameters, Passes, Record
+from minari_distill.inner.mlp import Parameters, Passes, Record, rounding
 from minari_distill.inner.optimizers import Adam, Sgd, inner_optimizer
 from minari_distill.networks import Architecture
 
@@ -33,7 +31,7 @@ class InnerLoop:
         recipe: optimiser, learning rate, head, widths.
         obs_dim, act_dim, n_syn, n_students: sizes; K = n_students.
         window: W, the most steps that `meta_gradient` will walk back; 0 if it never will.
-        device, precision: where, and in which numbers ("bfloat16" rounds only the matrix products' inputs).
+        device, precision: where, and in which numbers ("bfloat16" rounds only the inputs of wide matrix products).
         memory_budget: bytes that the window's records may take.
     """
 
@@ -51,7 +49,7 @@ class InnerLoop:
         memory_budget: float = 8e9,
     ):
         self.arch = Architecture.of(recipe, obs_dim, act_dim)
-        self.K, self.n, self.precision = n_students, n_syn, precision
+        self.K, self.n, self.rounded = n_students, n_syn, precision == "bfloat16"
         dtype, device = DTYPES[precision], torch.device(device)
         where: dict = {"dtype": dtype, "device": device}
         shape = (self.K, self.arch.n_parameters)
@@ -61,7 +59,7 @@ class InnerLoop:
         segments = max(1, -(-window // fits))
         self.segment = max(1, -(-window // segments))  # steps whose records are kept at once
 
-        self.passes = Passes(self.arch, self.K, n_syn, **where)
+        self.passes = Passes(self.arch, self.K, n_syn, rounded=self.rounded, **where)
         self.tape = [Record.empty(self.arch, self.K, n_syn, **where) for _ in range(self.segment)]
         room = torch.zeros(self.segment + 1, *shape, **where)
         self.theta = [Parameters.of(row, self.arch) for row in room]
@@ -107,7 +105,7 @@ class InnerLoop:
 
     def train(self, theta_0: Tensor, S: Tensor, A: Tensor, *, steps: int, window: int = 0) -> Tensor:
         """θ after `steps` steps from `theta_0`, (K, P), with the last `window` of them recorded."""
-        with matmul_precision(self.precision):
+        with rounding(self.rounded):
             self.begin(theta_0, S, A)
             for _ in range(steps - window):
                 self.advance()
@@ -118,7 +116,7 @@ class InnerLoop:
 
         H is summed over the students; S is shared, so its gradient is the sum of theirs.
         """
-        with matmul_precision(self.precision):
+        with rounding(self.rounded):
             return self.walk_back(lam)
 
     def walk_back(self, lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,19 +158,3 @@ class InnerLoop:
         self.passes.gradient(theta, self.S, self.A, self.weight, self.tape[slot], self.grad)
         self.optimizer.step(theta.flat, self.grad.flat, slot, self.theta[to].flat)
 
-
-@contextmanager
-def matmul_precision(precision: str):
-    """Let float32 matrix products round their inputs to bfloat16 within the block, and nowhere else.
-
-    On a GPU this is TF32 or bfloat16, on CPUs with AMX or AVX512-BF16 bfloat16; elsewhere it changes nothing.
-    """
-    if precision != "bfloat16":
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -21,6 +21,8 @@ accumulated where the sum is kept (`baddbmm_`), so little but matrix products is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -77,18 +79,56 @@ class Record:
         return n * (sum(arch.hidden) + sum(o for _, o in arch.shapes) + arch.act_dim)
 
 
+def _set_precision(precision: str) -> None:
+    """PyTorch's switch for the products that follow: "highest" or "medium" (bfloat16 inputs, float32 sums)."""
+    if torch.get_float32_matmul_precision() != precision:
+        torch.set_float32_matmul_precision(precision)
+
+
+def _keep_precision(precision: str) -> None:
+    """No switch: every product is of the tensors' own type."""
+
+
+@contextmanager
+def rounding(rounded: bool) -> Iterator[None]:
+    """Put PyTorch's matrix-product precision back after passes with `rounded` products.
+
+    On CPUs with AMX or AVX512-BF16 "medium" means bfloat16 inputs, on GPUs TF32 or bfloat16; elsewhere nothing.
+    """
+    before = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        if rounded:
+            torch.set_float32_matmul_precision(before)
+
+
 class Passes:
     """The passes for K students on n pairs, with the scratch memory that they share.
 
     `weight` is c: one number, or (K, n, 1) for weighted pairs. `targets` A is (K or 1, n, act_dim).
+    With `rounded`, the products of wide layers may round their inputs to bfloat16 (sums stay float32);
+    narrow ones, cheap and near the data, never do. Call the passes within `rounding(rounded)` then.
     """
 
-    def __init__(self, arch: Architecture, K: int, n: int, *, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self,
+        arch: Architecture,
+        K: int,
+        n: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        rounded: bool = False,
+    ):
         if arch.residual:
             raise ConfigError(
                 "The inner loop differentiates plain MLPs; residual students can only be trained."
             )
         self.arch, self.K, self.n = arch, K, n
+        # Below this width a product costs less than the conversions that rounding brings.
+        self._precision = ["medium" if rounded and min(shape) >= 64 else "highest" for shape in arch.shapes]
+        self._enter = _set_precision if rounded else _keep_precision
 
         def room(width: int) -> Tensor:
             return torch.empty(K, n, width, dtype=dtype, device=device)
@@ -106,13 +146,16 @@ class Passes:
         last = len(theta.weights) - 1
         h = S
         for l in range(last):
+            self._enter(self._precision[l])
             # bmm, then add: baddbmm with a broadcast bias is a fifth slower on a CPU.
             z = torch.bmm(h, theta.weights[l], out=tape.hidden[l]).add_(theta.biases[l])
             h = z.clamp_min_(0.0)
+        self._enter(self._precision[last])
         z = torch.bmm(h, theta.weights[last], out=tape.output).add_(theta.biases[last])
         self._head_delta(z, A, weight, tape)
         for l in range(last, -1, -1):
             delta = tape.deltas[l]
+            self._enter(self._precision[l])
             torch.bmm(tape.hidden_T[l - 1] if l else S.transpose(1, 2), delta, out=grad.weights[l])
             torch.sum(delta, 1, keepdim=True, out=grad.biases[l])
             if l:
@@ -142,6 +185,7 @@ class Passes:
         self._head_delta_dot(A, weight, tape, dA)
         for l in range(last, -1, -1):
             delta, delta_dot = tape.deltas[l], self._delta_dots[l]
+            self._enter(self._precision[l])
             hvp.weights[l].baddbmm_(tape.hidden_T[l - 1] if l else S.transpose(1, 2), delta_dot)
             hvp.biases[l].add_(torch.sum(delta_dot, 1, keepdim=True, out=self._bias[l]))
             if l:
@@ -157,6 +201,7 @@ class Passes:
         self, theta: Parameters, S: Tensor, tape: Record, V: Parameters, l: int, out: Tensor
     ) -> None:
         """ż_l = ḣ_{l-1} W_l + h_{l-1} V_l + v_l."""
+        self._enter(self._precision[l])
         torch.bmm(tape.hidden[l - 1] if l else S, V.weights[l], out=out).add_(V.biases[l])
         if l:
             out.baddbmm_(self._tangents[l - 1], theta.weights[l])

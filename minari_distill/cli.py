@@ -1,0 +1,309 @@
+"""The command line: the same words as the Python door."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+import minari_distill as md
+from minari_distill.errors import ConfigError, MinariDistillError
+from minari_distill.progress import Progress, duration
+
+app = typer.Typer(
+    help="Distil Minari datasets into a few hundred (state, action) pairs that behavioural cloning learns from.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console(stderr=True)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"minari-distill {md.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the libraries' own messages too.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Options for every command."""
+    if not verbose:
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+
+
+@app.command()
+def distill(
+    datasets: Annotated[list[str], typer.Argument(help="Minari ids or folders; several are joined.")],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="Minari id of the synset. Default: distilled/NAME-v0."),
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="A teacher's safetensors file; else one is learnt.")
+    ] = None,
+    n_syn: Annotated[int | None, typer.Option(help="Number of synthetic pairs.")] = None,
+    preset: Annotated[str, typer.Option(help="default, quick or paper.")] = "default",
+    objective: Annotated[str | None, typer.Option(help="dbc, pbc or av_pbc.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same synset, on one device.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting, as name=value; may be repeated.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the checkpoint. Default: runs/NAME.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a synset of that id.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Distil a dataset and save the synset as a local Minari dataset.
+
+    Example: `minari-distill distill mujoco/hopper/medium-v0 --n-syn 256 --preset quick`
+    """
+    with _one_line_errors(as_json):
+        settings = _settings(setting, n_syn=n_syn, objective=objective)
+        target = output or f"distilled/{_slug(datasets)}-v0"
+        folder = run_dir or Path("runs") / _slug(datasets)
+        if not overwrite:
+            md.synset.refuse_existing(target)
+        with _reporter(quiet=as_json) as report, _stop_on_interrupt() as should_stop:
+            synset = md.distill(
+                datasets if len(datasets) > 1 else datasets[0],
+                teacher=teacher,
+                preset=preset,
+                seed=seed,
+                device=device,
+                run_dir=folder,
+                resume=resume,
+                report=report,
+                should_stop=should_stop,
+                **settings,
+            )
+        path = synset.save(target, overwrite=overwrite)
+        done, total = synset.metadata["outer_steps_done"], synset.config.outer_steps if synset.config else 0
+        if as_json:
+            _print_json({"id": target, "path": str(path), "stopped": done < total, **synset.summary()})
+            return
+        if done < total:
+            console.print(
+                f"Stopped after {done} of {total} steps; the best synset so far is saved. Go on with --resume --overwrite."
+            )
+        console.print(
+            f"Saved [bold]{target}[/bold] ({len(synset)} pairs, held-out loss {synset.metadata['held_out_loss']:.4f}) in {path}"
+        )
+        console.print(f"Next: minari-distill evaluate {target}")
+
+
+@app.command()
+def evaluate(
+    synset: Annotated[str, typer.Argument(help="Minari id or folder of a synset.")],
+    recipe: Annotated[str, typer.Option(help="recipe (the synset's own) or general (untuned).")] = "recipe",
+    students: Annotated[int, typer.Option(help="Students to train.")] = 5,
+    episodes: Annotated[int, typer.Option(help="Episodes a student.")] = 10,
+    ensemble: Annotated[int, typer.Option(help="Students in one averaging policy; 1 = none.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the students; episodes start from 1000 × seed.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train students on a synset and roll them out in its environment.
+
+    Example: `minari-distill evaluate me/hopper-medium-distilled-v0 --recipe general`
+    """
+    with _one_line_errors(as_json), _reporter(quiet=as_json) as report:
+        loaded = md.load_synset(synset)
+        policies = [
+            md.behavior_clone(loaded, recipe=recipe, n_policies=ensemble, seed=1000 * seed + k)
+            for k in range(students)
+        ]
+        score = md.evaluate(policies, loaded, n_episodes=episodes, seed=1000 * seed, report=report)
+    if as_json:
+        _print_json({"id": synset, "recipe": recipe, "ensemble": ensemble, **score.to_json()})
+        return
+    console.print(f"{recipe} students of [bold]{synset}[/bold]: {score}")
+    console.print(f"Reference scores: {score.ref_origin or 'none'}", style="dim")
+
+
+@app.command()
+def show(
+    synset: Annotated[str, typer.Argument(help="Minari id or folder of a synset.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Where a synset comes from, what it was distilled with, and how it scored.
+
+    Example: `minari-distill show me/hopper-medium-distilled-v0`
+    """
+    with _one_line_errors(as_json):
+        loaded = md.load_synset(synset)
+    summary = loaded.summary()
+    if as_json:
+        _print_json(summary)
+        return
+    table = Table(title=synset, show_header=False)
+    for key, value in summary.items():
+        table.add_row(key.replace("_", " "), value if isinstance(value, str) else json.dumps(value))
+    losses = [record["held_out_loss"] for record in loaded.metadata.get("history", [])]
+    if losses:
+        table.add_row("held-out loss", f"{sparkline(losses)}  {losses[0]:.4f} → {min(losses):.4f}")
+    Console().print(table)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder of the report and the plot.")] = Path("demo-output"),
+    target: Annotated[str, typer.Option(help="Minari id of the synset.")] = "demo/hopper-distilled-v0",
+    seed: Annotated[int, typer.Option(help="Of teacher, synset and students.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Distil the embedded Hopper dataset and compare the students with baselines; needs no network.
+
+    Example: `minari-distill demo --output demo-output`
+    """
+    from minari_distill.demo import run_demo
+
+    with _one_line_errors(as_json):
+        with _reporter(quiet=as_json) as report, _stop_on_interrupt() as should_stop:
+            result = run_demo(output, target, seed=seed, report=report, should_stop=should_stop)
+        if as_json:
+            _print_json(result)
+            return
+        table = Table(title="Students on 256 pairs, Hopper (normalised score, 95 % interval)")
+        for name in ("policy", "score", "share of teacher"):
+            table.add_column(name)
+        teacher = result["scores"]["teacher"]["mean"]
+        for name, row in result["scores"].items():
+            score = md.Score(row["mean"], row["ci95_half_width"] or math.nan, row["n_policies"])
+            table.add_row(name.replace("_", " "), str(score), f"{row['mean'] / teacher:.0%}")
+        Console().print(table)
+        console.print(f"Report: {output / 'report.json'}   Learning curve: {output / 'learning-curve.png'}")
+        console.print(f"The synset is the Minari dataset [bold]{target}[/bold]: minari show {target}")
+
+
+def sparkline(values: list[float]) -> str:
+    """Values as a line of bars, at most 40 of them.
+
+    >>> sparkline([3.0, 2.0, 1.0])
+    '█▅▁'
+    """
+    bars = "▁▂▃▄▅▆▇█"
+    stride = max(1, math.ceil(len(values) / 40))
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return "".join(bars[round((v - low) / span * 7)] for v in values[::stride])
+
+
+def _settings(pairs: list[str] | None, **given: Any) -> dict[str, Any]:
+    """`--set name=value` pairs and the options that were given; values are JSON where they can be."""
+    settings = {name: value for name, value in given.items() if value is not None}
+    for pair in pairs or []:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair!r} must be name=value, for example --set inner_lr=0.1.")
+        try:
+            settings[name] = json.loads(text)
+        except json.JSONDecodeError:
+            settings[name] = text
+    return settings
+
+
+def _slug(datasets: list[str]) -> str:
+    """hopper-medium-replay from obd/hopper/medium-replay-v0."""
+    names = []
+    for name in datasets:
+        parts = [p for p in Path(name).parts if p not in ("/", "data")]
+        names.append("-".join(parts[-2:]).rsplit("-v", 1)[0])
+    return "+".join(names).replace("+", "-and-")
+
+
+@contextmanager
+def _one_line_errors(as_json: bool) -> Iterator[None]:
+    """An error that a user can repair is one red line (or {"error": …}) and exit code 1."""
+    try:
+        yield
+    except MinariDistillError as error:
+        if as_json:
+            _print_json({"error": str(error), "kind": type(error).__name__})
+        else:
+            console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        console.print("Interrupted.", style="red")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C (or SIGTERM) asks the run to end at the next step; a second one ends it at once."""
+    asked = False
+
+    def ask(signum: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        console.print("Ending after this step; press Ctrl-C again to end at once.", style="yellow")
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+@contextmanager
+def _reporter(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """Messages as lines, stages as bars with loss, held-out loss and time left."""
+    if quiet:
+        yield lambda progress: None
+        return
+    columns = (TextColumn("{task.description:<8}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Bars(
+        *columns, TextColumn("{task.fields[note]}"), console=console, disable=not sys.stderr.isatty()
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(progress: Progress) -> None:
+            if progress.stage == "message":
+                console.print(progress.text, markup=False, highlight=False, soft_wrap=True)
+                return
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total, note="")
+            note = []
+            if progress.loss is not None:
+                note.append(f"loss {progress.loss:.4f}")
+            if progress.held_out_loss is not None:
+                note.append(f"held out {progress.held_out_loss:.4f}")
+            if progress.seconds_left is not None and progress.step < progress.total:
+                note.append(f"{duration(progress.seconds_left)} left")
+            bars.update(
+                tasks[progress.stage], completed=progress.step, total=progress.total, note="  ".join(note)
+            )
+
+        yield report
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,269 @@
+"""The whole story on one page: dataset → teacher → distillation → synset.
+
+load        transitions of one or several Minari datasets
+teacher     (π*, q) read from a file, or learnt offline
+pose        states, targets y(s) and weights w(s); some states held out
+initialise  n_syn pairs
+distil      (fresh students → inner loop → outer loss → meta-gradient → update)*
+select      the pairs with the lowest held-out loss
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from minari_distill import __version__
+from minari_distill.config import DistillConfig, make_config
+from minari_distill.devices import resolve_device
+from minari_distill.errors import DatasetError
+from minari_distill.initializers import initial_indices
+from minari_distill.objectives import OBJECTIVES, Labels, needs_teacher
+from minari_distill.outer import OuterLoop, Problem
+from minari_distill.progress import Progress, Report, duration, to_stderr
+from minari_distill.runs import Run
+from minari_distill.synset import Synset
+from minari_distill.teachers import Teacher, estimate_seconds, learn_teacher, load_teacher
+from minari_distill.transitions import Transitions, load_transitions
+from minari_distill.units import Units
+
+
+def distill(
+    dataset: Any,
+    *,
+    teacher: Any = None,
+    preset: str = "default",
+    config: DistillConfig | None = None,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    drop: tuple[str, ...] = (),
+    report: Report = to_stderr,
+    should_stop: Callable[[], bool] = lambda: False,
+    **overrides: Any,
+) -> Synset:
+    """Distil a Minari dataset into `n_syn` synthetic (state, action) pairs.
+
+    >>> import minari_distill as md
+    >>> synset = md.distill("demo/hopper-medium-replay-v0", preset="quick", n_syn=64)  # doctest: +SKIP
+    >>> synset.save("me/hopper-distilled-v0")  # doctest: +SKIP
+
+    Args:
+        dataset: A Minari id (downloaded if it is not local), a `MinariDataset`, a folder, or a list of
+            them; "demo/hopper-medium-replay-v0" ships with the package.
+        teacher: A teacher's safetensors file or a `Teacher`; learnt from the dataset if left out.
+        preset: "default", "quick" (minutes on two CPU cores) or "paper" (the published procedure).
+        config: All settings at once, instead of `preset`.
+        run_dir: Where checkpoints, the learnt teacher and the settings are kept; nothing is kept if left out.
+        resume: Go on from the checkpoint in `run_dir`, to the very result of an unbroken run.
+        drop: Names of observation parts to leave out, for instance ("mission",).
+        report: Receives messages and progress; `progress.silent` for none.
+        should_stop: Asked after every outer step; once true, the best synset so far is returned.
+        **overrides: Any field of `DistillConfig`, for instance `n_syn=64` or `objective="pbc"`.
+
+    Returns:
+        The synset with the lowest loss on held-out states.
+
+    Raises:
+        MinariDistillError: One sentence that names what to repair.
+    """
+    settings = config.replace(**overrides) if config else make_config(preset, **overrides)
+    device = resolve_device(settings.device)
+
+    def say(text: str) -> None:
+        report(Progress("message", text))
+
+    given = None if teacher is None else load_teacher(teacher)
+    transitions = load_transitions(dataset, drop=drop, on_message=say)
+    settings = _fit_to(settings, transitions)
+    run = Run.open(run_dir, settings, transitions.source, resume=resume)
+
+    given = given or run.teacher()
+    learning = given is None and needs_teacher(settings.objective)
+    say(how_long(transitions, settings, learning=learning))
+    started = time.perf_counter()
+    if learning:
+        given = learn_teacher(
+            transitions, settings, report=report, checkpoint=run.teacher_checkpoint, should_stop=should_stop
+        )
+        run.keep_teacher(given)
+    chosen = None if given is None else given.to(device)
+    teacher_seconds = time.perf_counter() - started
+
+    units, problem, S, A = pose(transitions, chosen, settings)
+    outer = OuterLoop(problem, S, A, settings, device)
+    run.restore(outer)
+    best = _distil(outer, run, report, should_stop)
+
+    return Synset(
+        observations=units.denormalise(best.S.cpu().float()).numpy(),
+        actions=_inside(units.unscale(best.A.cpu().float()).numpy(), transitions),
+        observation_codec=transitions.observation_codec,
+        action_codec=transitions.action_codec,
+        source=transitions.source,
+        observation_mean=transitions.observation_mean,
+        observation_std=transitions.observation_std,
+        recipe=settings.recipe,
+        config=settings,
+        metadata={
+            "teacher": None if chosen is None else chosen.metadata,
+            "held_out_loss": best.loss,
+            "best_step": best.step,
+            "outer_steps_done": outer.step_count,
+            "skipped_steps": int(outer.skipped),
+            "history": run.history,
+            "action_range": [units.act_low.tolist(), units.act_high.tolist()],
+            "seconds": {"teacher": round(teacher_seconds, 1), "distillation": round(run.seconds, 1)},
+            "device": str(device),
+            "versions": {"minari_distill": __version__, "torch": torch.__version__},
+        },
+    )
+
+
+def pose(
+    transitions: Transitions, teacher: Teacher | None, config: DistillConfig
+) -> tuple[Units, Problem, torch.Tensor, torch.Tensor]:
+    """The problem in normalised numbers, and the initial pairs S (n_syn, obs_dim), A (n_syn, act_dim)."""
+    codec = transitions.action_codec
+    units = Units.of(
+        transitions.observation_mean,
+        transitions.observation_std,
+        codec.low,
+        codec.high,
+        discrete=codec.is_discrete,
+        actions=transitions.actions,
+    )
+    raw = torch.as_tensor(transitions.observations).float()
+    act = torch.as_tensor(transitions.actions).float()
+    labels = Labels(units.scale(act))
+    if teacher is not None:
+        teacher.check_fits(transitions.obs_dim, transitions.act_dim)
+        device = resolve_device(config.device)
+        greedy = teacher.policy(raw.to(device))
+        value = teacher.q(raw.to(device), greedy).cpu() if config.objective == "av_pbc" else None
+        labels = Labels(labels.act, units.scale(greedy.cpu()), value)
+    target, weight = OBJECTIVES[config.objective](labels, config)
+
+    generator = torch.Generator().manual_seed(config.seed)
+    held = torch.as_tensor(_held_out(transitions, config, generator))
+    x = units.normalise(raw)
+    low, high = (
+        torch.as_tensor((b - transitions.observation_mean) / transitions.observation_std).float()
+        for b in (transitions.observation_codec.low, transitions.observation_codec.high)
+    )
+    problem = Problem(
+        x[~held],
+        target[~held],
+        weight[~held],
+        x[held],
+        target[held],
+        weight[held],
+        low,
+        high,
+        codec.is_discrete,
+    )
+    chosen = initial_indices(config.initializer, problem.obs, config.n_syn, generator)
+    A = labels.act[~held][chosen] if config.initializer == "random" else problem.target[chosen]
+    return units, problem, problem.obs[chosen].clone(), A if codec.is_discrete else A.clamp(-1, 1)
+
+
+def how_long(transitions: Transitions, config: DistillConfig, *, learning: bool) -> str:
+    """One sentence: what this run will take on this machine, from a few timed steps, and what to choose instead."""
+    teacher = estimate_seconds(transitions, config) if learning else 0.0
+    outer = seconds_per_outer_step(config, transitions.obs_dim, transitions.act_dim) * config.outer_steps
+    parts = [f"teacher ({config.teacher_method}) about {duration(teacher)}"] if learning else []
+    text = f"On this machine: {', '.join([*parts, f'distillation about {duration(outer)}'])}."
+    if learning and teacher > 1800 and config.preset != "quick":
+        text += " For a teacher in minutes choose preset='quick' (--preset quick), or give one by teacher=."
+    if outer > 1800:
+        steps = max(1, int(config.outer_steps * 600 / outer))
+        text += f" For a distillation of ten minutes choose outer_steps={steps} (--set outer_steps={steps})."
+    return text
+
+
+def seconds_per_outer_step(config: DistillConfig, obs_dim: int, act_dim: int) -> float:
+    """Seconds an outer step takes here, from two timed steps on random numbers of the same sizes."""
+    generator = torch.Generator().manual_seed(0)
+    obs = torch.randn(64, obs_dim, generator=generator)
+    act, unbounded = torch.zeros(64, act_dim), torch.full((obs_dim,), float("inf"))
+    weight = torch.ones(64, 1)
+    problem = Problem(obs, act, weight, obs, act, weight, -unbounded, unbounded)
+    S, A = torch.randn(config.n_syn, obs_dim, generator=generator), torch.zeros(config.n_syn, act_dim)
+    outer = OuterLoop(problem, S, A, config, resolve_device(config.device))
+    outer.step()  # the first one pays for fresh memory and for the libraries' own start
+    started = time.perf_counter()
+    outer.step()
+    outer.step()
+    outer.read_loss()  # waits for a GPU
+    return (time.perf_counter() - started) / 2
+
+
+def _fit_to(config: DistillConfig, transitions: Transitions) -> DistillConfig:
+    """The settings that only the data can decide."""
+    least = round(len(transitions) * (1 - config.holdout_fraction)) - 1
+    if config.n_syn > least:
+        raise DatasetError(
+            f"n_syn={config.n_syn}, but {', '.join(transitions.source.dataset_ids)} has {len(transitions)} "
+            f"transitions, {config.holdout_fraction:.0%} of them held out. Give n_syn of at most {max(least, 1)}."
+        )
+    discrete = transitions.action_codec.is_discrete
+    return config.replace(head="softmax") if discrete and config.head != "softmax" else config
+
+
+def _inside(actions: np.ndarray, transitions: Transitions) -> np.ndarray:
+    """Actions as the source's space takes them: rounding in float32 may step over a bound."""
+    codec = transitions.action_codec
+    return actions if codec.is_discrete else codec.project(actions)
+
+
+def _held_out(transitions: Transitions, config: DistillConfig, generator: torch.Generator) -> np.ndarray:
+    """Which states (N,) no outer step may see: whole episodes, or the end of the only one."""
+    n, starts = len(transitions), np.append(transitions.episode_starts, len(transitions))
+    held = np.zeros(n, dtype=bool)
+    wanted = max(1, round(config.holdout_fraction * n))
+    if len(starts) == 2:
+        held[n - wanted :] = True
+        return held
+    for episode in torch.randperm(len(starts) - 1, generator=generator).tolist():
+        if held.sum() >= wanted or held.sum() + starts[episode + 1] - starts[episode] > n / 2:
+            break
+        held[starts[episode] : starts[episode + 1]] = True
+    if not held.any():  # two very unequal episodes, say
+        held[n - wanted :] = True
+    return held
+
+
+def _distil(outer: OuterLoop, run: Run, report: Report, should_stop: Callable[[], bool]):
+    """Outer steps until done or stopped; returns the best pairs by held-out loss."""
+    config = outer.config
+    if run.best is None:
+        run.note(outer, None, outer.held_out_loss())
+    began, first = time.perf_counter(), outer.step_count
+    while outer.step_count < config.outer_steps and not should_stop():
+        outer.step()
+        done, last = outer.step_count, outer.step_count == config.outer_steps
+        if done % config.validate_every == 0 or last:
+            run.note(outer, outer.read_loss(), outer.held_out_loss())
+        if done % config.checkpoint_every == 0 or last:
+            run.keep(outer)
+        per_step = (time.perf_counter() - began) / (done - first)
+        latest = run.history[-1]
+        report(
+            Progress(
+                "distil",
+                step=done,
+                total=config.outer_steps,
+                loss=latest["loss"],
+                held_out_loss=latest["held_out_loss"],
+                seconds_left=per_step * (config.outer_steps - done),
+            )
+        )
+    run.seconds += time.perf_counter() - began
+    if outer.step_count < config.outer_steps:  # stopped early: what was done since must not be lost
+        run.keep(outer)
+    assert run.best is not None
+    return run.best

@@ -1,0 +1,243 @@
+"""Evaluation: greedy rollouts in the dataset's environment, in lockstep, scored with an interval."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+
+from minari_distill.errors import EnvironmentUnavailable
+from minari_distill.progress import Progress, Report, silent
+from minari_distill.spaces import SpaceCodec
+from minari_distill.students import Policy
+from minari_distill.teachers import Teacher
+from minari_distill.transitions import Source
+
+# Two-sided 95 % quantiles of Student's t for 1 … 30 degrees of freedom.
+_T95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean with its 95 % interval (Student's t), over `n` independent values.
+
+    Attributes:
+        mean, half_width: the interval is mean ± half_width; half_width is NaN for a single value.
+        n: how many values.
+    """
+
+    mean: float
+    half_width: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray) -> Score:
+        """The score of independent values.
+
+        >>> Score.of([1.0, 2.0, 3.0])
+        Score(mean=2.0, half_width=2.484, n=3)
+        """
+        x = np.asarray(values, dtype=np.float64)
+        n = len(x)
+        if n < 2:
+            return cls(float(x.mean()), math.nan, n)
+        t = _T95[n - 2] if n - 1 <= len(_T95) else 1.96 + 2.4 / (n - 1)
+        return cls(float(x.mean()), round(float(t * x.std(ddof=1) / math.sqrt(n)), 3), n)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return self.mean + self.half_width
+
+    def __str__(self) -> str:
+        width = "" if math.isnan(self.half_width) else f" ± {self.half_width:.1f}"
+        return f"{self.mean:.1f}{width}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What rollouts gave.
+
+    Attributes:
+        returns: (n_policies, n_episodes) undiscounted raw returns.
+        lengths: (n_policies, n_episodes) steps.
+        env_id: the environment.
+        ref_min_score, ref_max_score: raw returns that are 0 and 100 normalised, or None.
+        ref_origin: where those two come from.
+        seed: the first episode's seed; episodes have consecutive ones.
+        seconds: wall time.
+    """
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    env_id: str
+    ref_min_score: float | None
+    ref_max_score: float | None
+    ref_origin: str
+    seed: int
+    seconds: float
+
+    @property
+    def normalized(self) -> np.ndarray | None:
+        """(n_policies, n_episodes) scores, 0 the reference minimum and 100 the maximum; None without them."""
+        if self.ref_min_score is None or self.ref_max_score is None:
+            return None
+        return 100 * (self.returns - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
+
+    @property
+    def score(self) -> Score:
+        """The normalised score (the raw return without references), with its interval.
+
+        Over the policies' means if there are several, since students differ more than episodes; over the
+        episodes of a single one.
+        """
+        values = self.returns if self.normalized is None else self.normalized
+        return Score.of(values.mean(1) if len(values) > 1 else values[0])
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers and the protocol behind them, in JSON types."""
+        score = self.score
+        return {
+            "unit": "return" if self.normalized is None else "normalised, 0 to 100",
+            "mean": score.mean,
+            "ci95_half_width": None if math.isnan(score.half_width) else score.half_width,
+            "per_policy": (self.returns if self.normalized is None else self.normalized).mean(1).tolist(),
+            "raw_return_mean": float(self.returns.mean()),
+            "n_policies": len(self.returns),
+            "n_episodes": self.returns.shape[1],
+            "env_id": self.env_id,
+            "ref_min_score": self.ref_min_score,
+            "ref_max_score": self.ref_max_score,
+            "ref_origin": self.ref_origin,
+            "greedy": True,
+            "seed": self.seed,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def __str__(self) -> str:
+        unit = "return" if self.normalized is None else "normalised"
+        return (
+            f"{self.score} {unit} in {self.env_id} "
+            f"({len(self.returns)} policies × {self.returns.shape[1]} episodes, 95 % interval)"
+        )
+
+
+def evaluate(
+    policy: Policy | TeacherPolicy | Sequence[Policy | TeacherPolicy],
+    data: Any,
+    *,
+    n_episodes: int = 10,
+    seed: int = 0,
+    report: Report = silent,
+) -> Evaluation:
+    """Roll policies out greedily in the environment of `data`, all episodes in lockstep.
+
+    >>> score = evaluate(policy.members(), synset, n_episodes=10)  # doctest: +SKIP
+
+    Args:
+        policy: One policy (an ensemble acts as one), or several of them.
+        data: A `Synset`, `Transitions` or `Source`: its evaluation environment and reference scores are used.
+        n_episodes: Episodes a policy.
+        seed: Episode j of every policy starts from seed + j, so policies meet the same starts.
+        report: Receives progress.
+
+    Raises:
+        EnvironmentUnavailable: The environment cannot be made here; the reason and the repair are named.
+    """
+    policies = list(policy) if isinstance(policy, Sequence) else [policy]
+    source: Source = data if isinstance(data, Source) else data.source
+    started = time.perf_counter()
+    envs = [[make_environment(source) for _ in range(n_episodes)] for _ in policies]
+    try:
+        returns, lengths = _lockstep(policies, envs, seed, report)
+        env_id = envs[0][0].spec.id if envs[0][0].spec else "unknown"
+    finally:
+        for env in (e for row in envs for e in row):
+            env.close()
+    return Evaluation(
+        returns,
+        lengths,
+        env_id,
+        source.ref_min_score,
+        source.ref_max_score,
+        source.ref_origin,
+        seed,
+        time.perf_counter() - started,
+    )
+
+
+class TeacherPolicy:
+    """A teacher as a policy that `evaluate` rolls out."""
+
+    def __init__(self, teacher: Teacher, observation_codec: SpaceCodec, action_codec: SpaceCodec):
+        self.teacher, self.observation_codec, self.action_codec = teacher, observation_codec, action_codec
+
+    def act_vectors(self, obs: np.ndarray) -> np.ndarray:
+        """Encoded greedy actions (n, act_dim) for encoded observations (n, obs_dim)."""
+        return self.teacher.policy(torch.as_tensor(obs).float()).numpy()
+
+
+def make_environment(source: Source, **kwargs: Any) -> gymnasium.Env:
+    """The evaluation environment of a dataset.
+
+    Raises:
+        EnvironmentUnavailable: There is no env spec, or Gymnasium cannot make it.
+    """
+    spec = source.eval_env_spec or source.env_spec
+    name = ", ".join(source.dataset_ids)
+    if spec is None:
+        raise EnvironmentUnavailable(
+            f"{name} names no environment, so policies cannot be evaluated in it. Roll them out yourself: "
+            "policy.act(observation)."
+        )
+    try:
+        return gymnasium.make(EnvSpec.from_json(spec), **kwargs)
+    except Exception as error:  # any import of any package may fail in any way here
+        needs = f" It asks for: {', '.join(source.requirements)}." if source.requirements else ""
+        raise EnvironmentUnavailable(
+            f"The environment of {name} cannot be made ({type(error).__name__}: {error}).{needs} Install what "
+            "it names and evaluate again; the synset itself is not affected."
+        ) from error
+
+
+def _lockstep(
+    policies: Sequence[Policy | TeacherPolicy], envs: list[list[gymnasium.Env]], seed: int, report: Report
+) -> tuple[np.ndarray, np.ndarray]:
+    P, E = len(policies), len(envs[0])
+    codec = policies[0].observation_codec
+    obs = np.stack(
+        [[codec.encode_one(env.reset(seed=seed + j)[0]) for j, env in enumerate(row)] for row in envs]
+    )
+    returns, lengths = np.zeros((P, E)), np.zeros((P, E), dtype=np.int64)
+    running = np.ones((P, E), dtype=bool)
+    while running.any():
+        for p in np.flatnonzero(running.any(1)).tolist():
+            live = np.flatnonzero(running[p]).tolist()
+            actions = policies[p].act_vectors(obs[p, live])
+            for j, vector in zip(live, actions, strict=True):
+                action = policies[p].action_codec.decode_one(vector)
+                observation, reward, terminated, truncated, _ = envs[p][j].step(action)
+                obs[p, j] = codec.encode_one(observation)
+                returns[p, j] += float(reward)
+                lengths[p, j] += 1
+                running[p, j] = not (terminated or truncated)
+        if lengths.max() % 100 == 0:
+            report(Progress("evaluate", step=int((~running).sum()), total=P * E))
+    report(Progress("evaluate", step=P * E, total=P * E))
+    return returns, lengths

@@ -1,0 +1,75 @@
+"""Figures, in one colour-blind-safe style (Okabe and Ito's palette)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 150,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
+
+
+def learning_curve(
+    history: list[dict[str, Any]], scores: dict[str, dict[str, Any]], title: str, path: Path
+) -> Path:
+    """Loss against outer steps, and beside it the scores with their intervals, as a PNG.
+
+    Args:
+        history: Records with step, loss (None at step 0) and held_out_loss.
+        scores: By name, records with mean and ci95_half_width (None for one value); "teacher" is drawn as a line.
+        title: Above the figure.
+        path: The PNG to write.
+    """
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(9.5, 3.6), width_ratios=(1.15, 1), layout="constrained"
+        )
+        seen = [r for r in history if r["loss"] is not None]
+        left.plot(
+            [r["step"] for r in seen],
+            [r["loss"] for r in seen],
+            color=GREY,
+            lw=1,
+            label="states of the outer steps",
+        )
+        left.plot(
+            [r["step"] for r in history],
+            [r["held_out_loss"] for r in history],
+            color=BLUE,
+            lw=2,
+            label="held-out states",
+        )
+        left.set(xlabel="outer steps", ylabel="weighted loss of fresh students", ylim=(0, None))
+        left.legend()
+
+        rows = [(name, row) for name, row in scores.items() if name != "teacher"]
+        names = [name.replace("_", " ") for name, _ in rows]
+        means = [row["mean"] for _, row in rows]
+        widths = [row["ci95_half_width"] or math.nan for _, row in rows]
+        colours = [GREY if "pairs" in name else BLUE for name in names]
+        right.barh(names, means, xerr=widths, color=colours, capsize=3, height=0.62)
+        if "teacher" in scores:
+            right.axvline(scores["teacher"]["mean"], color=ORANGE, lw=2, ls="--", label="teacher")
+            right.legend(loc="lower right")
+        right.invert_yaxis()
+        right.set(xlabel="normalised score (95 % interval)", xlim=(0, None))
+        right.grid(axis="y", visible=False)
+        figure.suptitle(title)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+        plt.close(figure)
+    return path

@@ -1,0 +1,185 @@
+"""A run's folder: its settings, the teacher it learnt, and one checkpoint, each replaced as a whole.
+
+run.json                settings and source, so that a resumed run is the same run
+teacher.safetensors     the teacher, once learnt
+checkpoint.safetensors  the outer loop's state, the best pairs so far, the history
+lock                    held while the run is under way: a second one is refused
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from minari_distill.config import DistillConfig
+from minari_distill.errors import ConfigError
+from minari_distill.files import write_atomically
+from minari_distill.outer import OuterLoop
+from minari_distill.teachers import Teacher, load_teacher, save_teacher
+from minari_distill.transitions import Source
+
+
+@dataclass(frozen=True)
+class Best:
+    """The pairs with the lowest held-out loss so far: S (n_syn, obs_dim) normalised, A (n_syn, act_dim)."""
+
+    S: Tensor
+    A: Tensor
+    loss: float
+    step: int
+
+
+class Run:
+    """What a run remembers; on disk too, if it has a folder.
+
+    Attributes:
+        best: the best pairs so far, or None before the first validation.
+        history: one record a validation: step, loss (None at step 0), held_out_loss.
+        seconds: spent on outer steps.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+        self.best: Best | None = None
+        self.history: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self._lock: Any = None
+        self._checkpoint: dict[str, Tensor] | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path | None, config: DistillConfig, source: Source, *, resume: bool) -> Run:
+        """The run in `folder`, new or resumed.
+
+        Raises:
+            ConfigError: the folder is in use, holds another run, or holds one and `resume` is off.
+        """
+        if folder is None:
+            if resume:
+                raise ConfigError("resume=True needs the run_dir that holds the checkpoint.")
+            return cls()
+        run = cls(Path(folder))
+        run._take_lock()
+        record = {"config": dataclasses.asdict(config), "dataset_ids": list(source.dataset_ids)}
+        record = json.loads(json.dumps(record))
+        settings = run.folder / "run.json"  # type: ignore[operator]
+        if settings.exists():
+            run._check_same(json.loads(settings.read_text()), record, resume)
+            run._read_checkpoint()
+        else:
+            if resume:
+                raise ConfigError(
+                    f"There is no run to resume in '{folder}'. Leave resume out to start one there."
+                )
+            write_atomically(settings, json.dumps(record, indent=2).encode())
+        return run
+
+    # ---------------------------------------------------------------------------------- the teacher
+
+    @property
+    def teacher_checkpoint(self) -> Path | None:
+        """Where a teacher under way keeps its state."""
+        return self.folder / "teacher-checkpoint.safetensors" if self.folder else None
+
+    def teacher(self) -> Teacher | None:
+        """The teacher that this run has already learnt."""
+        path = self.folder / "teacher.safetensors" if self.folder else None
+        return load_teacher(path) if path and path.exists() else None
+
+    def keep_teacher(self, teacher: Teacher) -> None:
+        """Keep a learnt teacher, and drop its checkpoint."""
+        if self.folder and self.teacher_checkpoint:
+            save_teacher(teacher, self.folder / "teacher.safetensors")
+            self.teacher_checkpoint.unlink(missing_ok=True)
+
+    # ----------------------------------------------------------------------------------- the synset
+
+    def note(self, outer: OuterLoop, loss: float | None, held_out_loss: float) -> None:
+        """Record a validation, and the pairs if they are the best so far."""
+        self.history.append({"step": outer.step_count, "loss": loss, "held_out_loss": held_out_loss})
+        # `not >=`: a NaN first loss is replaced by any later one
+        if self.best is None or not held_out_loss >= self.best.loss:
+            self.best = Best(outer.S.clone(), outer.A.clone(), held_out_loss, outer.step_count)
+
+    def keep(self, outer: OuterLoop) -> None:
+        """Write a checkpoint from which `restore` gives an unbroken run's result."""
+        if self.folder is None or outer.team.rank:
+            return
+        assert self.best is not None
+        tensors = {**outer.state(), "best.S": self.best.S, "best.A": self.best.A}
+        header = {
+            "history": json.dumps(self.history),
+            "best": json.dumps([self.best.loss, self.best.step]),
+            "seconds": json.dumps(self.seconds),
+        }
+        content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header)
+        write_atomically(self.folder / "checkpoint.safetensors", content)
+
+    def restore(self, outer: OuterLoop) -> None:
+        """Bring `outer` to the checkpoint, if there is one."""
+        if self._checkpoint is None:
+            return
+        device = outer.device
+        outer.load_state({k: v.to(device) for k, v in self._checkpoint.items()})
+        assert self.best is not None
+        self.best = dataclasses.replace(
+            self.best, S=self._checkpoint["best.S"].to(device), A=self._checkpoint["best.A"].to(device)
+        )
+
+    # ------------------------------------------------------------------------------------- the folder
+
+    def _take_lock(self) -> None:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"Another run is writing to '{self.folder}'. Give another run_dir, or wait until it ends."
+            ) from error
+
+    def _check_same(self, before: dict[str, Any], now: dict[str, Any], resume: bool) -> None:
+        if not resume:
+            raise ConfigError(
+                f"'{self.folder}' already holds a run. Go on with it by resume=True (--resume), or give "
+                "another run_dir."
+            )
+        if before["dataset_ids"] != now["dataset_ids"]:
+            raise ConfigError(
+                f"'{self.folder}' holds a run on {before['dataset_ids']}, not on {now['dataset_ids']}. "
+                "Resume it with that dataset, or give another run_dir."
+            )
+        for name, value in before["config"].items():
+            if now["config"].get(name) != value:
+                raise ConfigError(
+                    f"'{self.folder}' holds a run with {name}={value!r}, not {now['config'].get(name)!r}. "
+                    "Resume it with the settings it began with, or give another run_dir."
+                )
+
+    def _read_checkpoint(self) -> None:
+        assert self.folder is not None
+        path = self.folder / "checkpoint.safetensors"
+        if not path.exists():
+            return
+        try:
+            with safe_open(str(path), "pt") as file:
+                header = file.metadata()
+                self._checkpoint = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            self.history = json.loads(header["history"])
+            self.seconds = json.loads(header["seconds"])
+            loss, step = json.loads(header["best"])
+            tensors = self._checkpoint
+            self.best = Best(tensors["best.S"], tensors["best.A"], loss, step)
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ConfigError(
+                f"The checkpoint '{path}' cannot be read ({error}). Delete it to start the distillation anew; "
+                "the learnt teacher beside it is kept."
+            ) from error
