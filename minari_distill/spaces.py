@@ -158,7 +158,9 @@ class SpaceCodec:
 
     def decode_one(self, vector: np.ndarray) -> Any:
         """The value of `kept_space` nearest to a finite vector (dim,), ready for `env.step`."""
-        values = (leaf[0] for leaf in self._decode_leaves(np.asarray(vector)[None]))
+        leaves = zip(self.parts, self._decode_leaves(np.asarray(vector)[None]), strict=True)
+        # A Discrete's value is a scalar, a Box's an array even where its shape is ().
+        values = (v[0] if part.kind == "discrete" else np.asarray(v[0]) for part, v in leaves)
         return _build(self.kept_space, values)
 
     def project(self, vectors: np.ndarray, *, soft: bool = False) -> np.ndarray:
@@ -393,7 +395,7 @@ def _coder(leaf: gym.Space, name: str, dtype: np.dtype, steps: int) -> tuple[str
         raise DatasetError(
             f"{part} of shape {leaf.shape} is an image of {numbers:,} numbers: {2 * steps * size / 1e9:,.0f} GB of "
             f"memory for {steps:,} transitions, and it would need a convolutional student. Shrink it below "
-            f"{LARGEST_LEAF:,} numbers{_or_drop(name)}."
+            f"{LARGEST_LEAF:,} numbers{f', or leave it out with drop=[{name!r}]' if name else ''}."
         )
     if isinstance(leaf, spaces.Box):
         return "box", _BoxCoder(leaf, part, dtype)
@@ -404,9 +406,8 @@ def _coder(leaf: gym.Space, name: str, dtype: np.dtype, steps: int) -> tuple[str
     if isinstance(leaf, spaces.MultiBinary):
         return "multi_binary", _MultiBinaryCoder(leaf, part)
     what = "text" if isinstance(leaf, spaces.Text) else f"a {type(leaf).__name__} space"
-    raise DatasetError(
-        f"{part} is {what}, which has no numbers of a fixed count to learn from{_or_drop(name)}."
-    )
+    repair = f"leave it out with drop=[{name!r}]" if name else "there is nothing else to learn from"
+    raise DatasetError(f"{part} is {what}, which is not made of a fixed count of numbers: {repair}.")
 
 
 _SUPPORTED = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -521,7 +522,3 @@ def _quoted(part: Part) -> str:
 
 def _quoted_name(name: str) -> str:
     return f"part {name!r}" if name else "the space"
-
-
-def _or_drop(name: str) -> str:
-    return f', or leave it out with drop=["{name}"]' if name else ""

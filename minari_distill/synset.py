@@ -352,7 +352,7 @@ def _find(source: Any) -> Path:
     is_id = isinstance(source, str) and MINARI_ID.fullmatch(source) and not Path(source).is_dir()
     if is_id and not (get_dataset_path(source) / "data").is_dir():
         raise SynsetError(
-            f"Synset '{source}' not found.{did_you_mean(source, local_ids())} List what is here with: minari list local"
+            f"Synset '{source}' not found.{did_you_mean(str(source), local_ids())} List what is here with: minari list local"
         )
     try:
         return find_folder(source)
