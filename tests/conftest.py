@@ -47,6 +47,7 @@ def write_dataset(
     short: Sequence[int] = (),
     env: str | None = "Pendulum-v1",
     data_format: str = "hdf5",
+    jpeg: bool = False,
     seed: int = 0,
     change: Callable[[dict[str, Any], int], None] | None = None,
     **metadata: Any,
@@ -61,6 +62,7 @@ def write_dataset(
         short: Episodes that hold T observations instead of T+1.
         env: Gymnasium id for the metadata.
         data_format: "hdf5", "arrow" or "parquet".
+        jpeg: Compress images of 32 × 32 or more, as Minari does by default.
         seed: Of the values.
         change: Called with each episode's fields and its number, to damage it.
         **metadata: More arguments of `minari.create_dataset_from_buffers`.
@@ -90,7 +92,7 @@ def write_dataset(
             observation_space=observation_space,
             action_space=action_space,
             data_format=data_format,
-            jpeg_encoding=False,
+            jpeg_encoding=jpeg,
             **metadata,
         )
 
