@@ -40,14 +40,15 @@ class Noise:
     following: Tensor  # (B, n, act_dim), policy actions at s'
 
 
-def sample_noise(batch_size: int, n_actions: int, act_dim: int) -> Noise:
-    """Fresh noise from the global generator."""
+def sample_noise(batch_size: int, n_actions: int, act_dim: int, device: torch.device | None = None) -> Noise:
+    """Fresh noise from the device's global generator."""
+    one, several = (batch_size, act_dim), (batch_size, n_actions, act_dim)
     return Noise(
-        new=torch.randn(batch_size, act_dim),
-        target=torch.randn(batch_size, act_dim),
-        uniform=torch.rand(batch_size, n_actions, act_dim) * 2 - 1,
-        current=torch.randn(batch_size, n_actions, act_dim),
-        following=torch.randn(batch_size, n_actions, act_dim),
+        new=torch.randn(one, device=device),
+        target=torch.randn(one, device=device),
+        uniform=torch.rand(several, device=device) * 2 - 1,
+        current=torch.randn(several, device=device),
+        following=torch.randn(several, device=device),
     )
 
 
@@ -117,13 +118,14 @@ class PlainCalQL:
         critic_lr: float = 3e-4,
         target_rate: float = 5e-3,
         cql_alpha: float = 10.0,
+        device: torch.device | None = None,
     ) -> None:
         self.act_dim, self.discount = act_dim, discount
         self.target_rate, self.cql_alpha = target_rate, cql_alpha
-        self.actor = Actor(obs_dim, act_dim)
-        self.critic_1, self.critic_2 = Critic(obs_dim, act_dim), Critic(obs_dim, act_dim)
+        self.actor = Actor(obs_dim, act_dim).to(device)
+        self.critic_1, self.critic_2 = (Critic(obs_dim, act_dim).to(device) for _ in range(2))
         self.target_1, self.target_2 = copy.deepcopy(self.critic_1), copy.deepcopy(self.critic_2)
-        self.log_alpha = nn.Parameter(torch.zeros(1))
+        self.log_alpha = nn.Parameter(torch.zeros(1, device=device))
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), actor_lr)
         self.critic_1_optimizer = torch.optim.Adam(self.critic_1.parameters(), critic_lr)
         self.critic_2_optimizer = torch.optim.Adam(self.critic_2.parameters(), critic_lr)
