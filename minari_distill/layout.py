@@ -28,6 +28,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
 from minari_distill.errors import SynsetError
+from minari_distill.reading import stored_path
 from minari_distill.spaces import Part, SpaceCodec
 
 FORMAT = "minari_distill.synset"
@@ -108,10 +109,14 @@ def read_pairs(
         SynsetError: The file is not what its metadata says.
     """
     path = data / DATA.name
+    # The file knows nothing of dropped leaves.
+    observation_codec, action_codec = (
+        SpaceCodec(codec.kept_space, dtype=codec.dtype) for codec in (observation_codec, action_codec)
+    )
     try:
         with h5py.File(path, "r") as file:
             if len(file) != n_syn:
-                raise SynsetError(f"holds {len(file)} episodes, its metadata says n_syn={n_syn}")
+                raise SynsetError(f"it holds {len(file)} episodes, its metadata says n_syn={n_syn}")
             pairs = [
                 (
                     _read_vector(file, i, "observation", 2, observation_codec),
@@ -224,24 +229,24 @@ def _read_vector(file: h5py.File, i: int, kind: str, rows: int, codec: SpaceCode
     """The vector (dim,) of episode i's first observation, or of its action."""
     episode = file.get(f"episode_{i}", getlink=True)
     if not isinstance(episode, h5py.HardLink):
-        raise SynsetError(f"'{file.filename}' has no episode_{i}")
+        raise SynsetError(f"there is no episode_{i}")
     group = file[f"episode_{i}"]
 
     def read(part: Part) -> np.ndarray:
-        keys = [f"_index_{key}" if isinstance(key, int) else key for key in part.path]
+        path = stored_path(f"{kind}s", part)
         item: Any = group
-        for key in "/".join([f"{kind}s", *keys]).split("/"):
+        for key in path.split("/"):
             if not isinstance(item.get(key, getlink=True), h5py.HardLink):
-                raise SynsetError(f"'{file.filename}' has no {kind}s {part.name!r} in episode_{i}")
+                raise SynsetError(f"there is no {path} in episode_{i}")
             item = item[key]
         shape = (rows, *part.shape)
         if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external or item.shape != shape:
             raise SynsetError(
-                f"'{file.filename}' holds {kind}s of shape {getattr(item, 'shape', None)} in episode_{i}, "
-                f"{shape} expected"
+                f"{path} in episode_{i} has the shape {getattr(item, 'shape', None)}, expected {shape} and no "
+                "data outside of the file"
             )
         if item.chunks and np.prod(item.chunks) > _LARGEST_CHUNK:
-            raise SynsetError(f"'{file.filename}' holds {kind}s in chunks of {item.chunks} in episode_{i}")
+            raise SynsetError(f"{path} in episode_{i} lies in chunks of {item.chunks}")
         return item[()]
 
     vector = codec.encode_leaves(read)[0]
@@ -250,7 +255,7 @@ def _read_vector(file: h5py.File, i: int, kind: str, rows: int, codec: SpaceCode
         fits = group.attrs.get_id(name).shape == vector.shape
         exact = group.attrs[name].astype(vector.dtype) if fits else None
         if exact is None or not np.array_equal(codec.project(exact[None])[0], vector):
-            raise SynsetError(f"'{file.filename}' has an {name} in episode_{i} that is not of its {kind}")
+            raise SynsetError(f"the {name} in episode_{i} is not of its {kind}")
         vector = exact
     return vector
 

@@ -75,8 +75,8 @@ def find_folder(source: str | os.PathLike[str], on_message: Say | None = None) -
     if isinstance(source, str):
         if source == "embedded":
             return embedded_dataset() / "data"
-        local = get_dataset_path(source) / "data"
         if MINARI_ID.fullmatch(source):
+            local = get_dataset_path(source) / "data"
             if local.is_dir():
                 return local
             if source == EMBEDDED_ID:

@@ -159,13 +159,17 @@ class TransitionArrays:
 FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
 
 
+def stored_path(kind: str, part: Part) -> str:
+    """Where Minari's HDF5 keeps a leaf inside an episode: "observations/<key>/_index_<i>"."""
+    return "/".join([kind, *(f"_index_{key}" if isinstance(key, int) else str(key) for key in part.path)])
+
+
 class _HDF5Episode:
     def __init__(self, index: int, group: h5py.Group):
         self.index, self.group = index, group
 
     def leaf(self, kind: str, part: Part) -> Any:
-        keys = [f"_index_{key}" if isinstance(key, int) else key for key in part.path]
-        return self.group["/".join([kind, *keys])][()]
+        return self.group[stored_path(kind, part)][()]
 
     def array(self, key: str) -> Any:
         return self.group[key][()]

@@ -173,8 +173,7 @@ class Synset:
                     self._minari_metadata(dataset_id),
                     self._record(),
                 )
-            if folder == get_dataset_path(dataset_id):
-                _register_namespace(dataset_id)
+            _register_namespace(dataset_id)
         except BlockingIOError as error:
             raise SynsetError(
                 f"Another process is saving '{target}' at this moment. Wait until it ends, or choose another name."
@@ -331,7 +330,7 @@ def _as_name(text: str) -> str:
 
 
 def _register_namespace(dataset_id: str) -> None:
-    namespace = dataset_id.rpartition("/")[0]
+    namespace = dataset_id.rpartition("/")[0]  # empty for a folder elsewhere
     if namespace and namespace not in list_local_namespaces():
         create_namespace(namespace)
 
