@@ -107,7 +107,8 @@ class DistillConfig:
     inner_eps: float = 1e-8
     inner_steps: int = 100  # T
     window: int = 30  # differentiate this many of the inner steps, at a random offset; 0 = all of them
-    n_students: int = 1  # K, fresh students an outer step
+    n_students: int = 1  # K, students an outer step
+    student_pool: int = 0  # sets of students that live on from step to step, up to T; 0 = fresh ones each step
 
     # Outer loop
     outer_steps: int = 900
@@ -149,6 +150,7 @@ class DistillConfig:
             _at_least(name, getattr(self, name), 1)
         for name in "actor_lr critic_lr outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb".split():
             _positive(name, getattr(self, name))
+        _at_least("student_pool", self.student_pool, 0)
         _at_least("outer_steps", self.outer_steps, 0)  # 0: the initial pairs, a baseline
         if not 0 <= self.window <= self.inner_steps:
             raise ConfigError(

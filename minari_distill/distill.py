@@ -84,7 +84,8 @@ def distill(
 
     given = given or run.teacher()
     learning = given is None and needs_teacher(settings.objective)
-    say(how_long(transitions, settings, learning=learning))
+    if learning or settings.outer_steps:
+        say(how_long(transitions, settings, learning=learning))
     started = time.perf_counter()
     if learning:
         given = learn_teacher(
@@ -174,7 +175,9 @@ def pose(
 def how_long(transitions: Transitions, config: DistillConfig, *, learning: bool) -> str:
     """One sentence: what this run will take on this machine, from a few timed steps, and what to choose instead."""
     teacher = estimate_seconds(transitions, config) if learning else 0.0
-    outer = seconds_per_outer_step(config, transitions.obs_dim, transitions.act_dim) * config.outer_steps
+    outer = config.outer_steps and config.outer_steps * seconds_per_outer_step(
+        config, transitions.obs_dim, transitions.act_dim
+    )
     parts = [f"teacher ({config.teacher_method}) about {duration(teacher)}"] if learning else []
     text = f"On this machine: {', '.join([*parts, f'distillation about {duration(outer)}'])}."
     if learning and teacher > 1800 and config.preset != "quick":

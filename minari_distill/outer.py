@@ -6,6 +6,10 @@
     adjoint   (∂H/∂S, ∂H/∂A) over the window
     update    clip, Adam or momentum, then project A into its range
 
+With a pool, students are not drawn afresh at every step but live on: one set in turn trains for W more steps,
+is charged at their end, and starts anew once T steps old (the pool of FRePo; Zhou, Nezhadarya and Ba, 2022).
+A long horizon then costs no more than a short one.
+
 Every draw is a function of (seed, step, student) alone: a resumed run needs no generator's state, and R
 ranks that share the K students draw what one rank would.
 """
@@ -126,6 +130,7 @@ class OuterLoop:
         self._theta_val = _fresh_students(
             self.arch, config, -1, range(config.validation_students), device=device, dtype=dtype
         )
+        self.pool = StudentPool(config, self.inner) if config.student_pool else None
         self._gradient: tuple[Tensor, Tensor, Tensor] | None = None
         self._replay_advance = _Captured(self.inner.advance, device)
         self._replay_finish = _Captured(self._finish, device)
@@ -144,11 +149,15 @@ class OuterLoop:
     def step(self) -> None:
         """One outer step; nothing is read back from the device."""
         with rounding(self.inner.rounded):
-            window = self._draw()
+            start, _ = self._draw()
             self.inner.begin(self._theta_0, self.S, self.A)
-            for _ in range(window[0]):
+            if self.pool:
+                self.pool.enter(self.step_count)
+            for _ in range(start):
                 self._replay_advance()
             self._replay_finish()
+            if self.pool:
+                self.pool.leave(self.step_count)
             loss, gS, gA = self._known_gradient()
             self.team.sum(loss, gS, gA)
             self._update(gS, gA)
@@ -169,6 +178,8 @@ class OuterLoop:
             )
             self._outer.load(k, self.problem.obs, self.problem.target, self.problem.weight, indices)
         W, T = config.window_steps, config.inner_steps
+        if self.pool:
+            return 0, W
         host = _generator(torch.device("cpu"), config.seed, t, -1)
         end = int(torch.randint(W, T + 1, (), generator=host))
         return end - W, end
@@ -176,6 +187,8 @@ class OuterLoop:
     def _finish(self) -> None:
         """The recorded window, the outer loss and the way back: what a CUDA graph captures."""
         theta = self.inner.record(self.config.window_steps)
+        if self.pool:
+            self.pool.note_end()
         loss = self._outer.gradient(Parameters.of(theta, self.arch), self._lam)
         self._lam.flat.mul_(1.0 / self.config.n_students)
         gS, gA = self.inner.walk_back(self._lam.flat)
@@ -274,6 +287,7 @@ class OuterLoop:
             "in_a_row": self.in_a_row,
             "loss_sum": self.loss_sum,
             **{f"moments.{i}": m for i, m in enumerate(self.moments)},
+            **({} if self.pool is None else self.pool.state()),
             "counts": torch.tensor([self.step_count, self.loss_count]),
         }
 
@@ -283,6 +297,50 @@ class OuterLoop:
             if name != "counts":
                 mine.copy_(state[name])
         self.step_count, self.loss_count = (int(x) for x in state["counts"])
+
+
+class StudentPool:
+    """M sets of K students at different ages, each going on from where it was left.
+
+    Set m's first life ends after m/M of T, so that the sets' ages are spread from the beginning.
+    """
+
+    def __init__(self, config: DistillConfig, inner: InnerLoop):
+        self.inner, self.size = inner, config.student_pool
+        self.window, self.horizon = config.window_steps, config.inner_steps
+        self.sets = [[t.clone() for t in inner.state()] for _ in range(self.size)]
+        self._end = [t.clone() for t in inner.state()]
+        # Steps each set has yet to live before it starts anew; 0 = it starts at its next turn.
+        self.left = torch.zeros(self.size, dtype=torch.int64)
+        self._born = torch.zeros(self.size, dtype=torch.int64)
+
+    def enter(self, step: int) -> None:
+        """Load the set whose turn it is; fresh students, already in the inner loop, if its life is over."""
+        m = step % self.size
+        if self.left[m] < self.window:
+            share = m / self.size if self._born[m] == 0 else 1.0
+            self.left[m] = max(self.window, round(share * self.horizon))
+            self._born[m] += 1
+        else:
+            self.inner.resume(self.sets[m])
+
+    def note_end(self) -> None:
+        """Copy the students at the window's end, before the way back runs parts of it again."""
+        last = self.inner.last_segment
+        for copy, now in zip(self._end, self.inner.state(last), strict=True):
+            copy.copy_(now)
+
+    def leave(self, step: int) -> None:
+        """Keep the set for its next turn."""
+        m = step % self.size
+        self.left[m] -= self.window
+        for mine, end in zip(self.sets[m], self._end, strict=True):
+            mine.copy_(end)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on."""
+        tensors = {f"pool.{m}.{i}": t for m, s in enumerate(self.sets) for i, t in enumerate(s)}
+        return {**tensors, "pool.left": self.left, "pool.born": self._born}
 
 
 class _BatchLoss:

@@ -68,9 +68,10 @@ def test_same_seed_same_synset_and_another_seed_another():
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "momentum"])
-def test_resume_equals_unbroken(optimizer):
+@pytest.mark.parametrize("pool", [0, 3])
+def test_resume_equals_unbroken(optimizer, pool):
     """State saved after 3 of 8 steps and loaded into a fresh loop gives the same bits after the other 5."""
-    config = small(outer_optimizer=optimizer)
+    config = small(outer_optimizer=optimizer, student_pool=pool)
     unbroken = run(config, 8)
     first = run(config, 3)
     second = OuterLoop(*problem(), config, CPU)
@@ -78,6 +79,22 @@ def test_resume_equals_unbroken(optimizer):
     run(config, 5, second)
     for name, value in unbroken.state().items():
         assert torch.equal(value, second.state()[name]), name
+
+
+def test_a_pool_of_one_is_one_long_training():
+    """With the synset standing still, a set that lives T = 3 W steps ends where T steps at once end."""
+    config = small(student_pool=1, inner_steps=15, window=5, outer_lr_obs=1e-30, outer_lr_act=1e-30)
+    loop = OuterLoop(*problem(), config, CPU)
+    lives = []
+    for t in range(4):
+        loop._draw()
+        fresh = loop._theta_0.clone()
+        loop.step()
+        lives.append((t, fresh, loop.pool.sets[0][0].clone()))
+    # the first life of set 0 is one window long; the second, from step 1 to 3, is whole
+    _, theta_0, _ = lives[1]
+    expected = loop.inner.train(theta_0, loop.S, loop.A, steps=15)
+    torch.testing.assert_close(lives[3][2], expected, rtol=0, atol=1e-6)
 
 
 def test_students_shared_by_two_ranks_equal_one_rank():

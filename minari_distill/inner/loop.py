@@ -88,6 +88,11 @@ class InnerLoop:
         self.theta[0].flat.copy_(theta_0)
         self.optimizer.reset()
 
+    def resume(self, students: list[Tensor]) -> None:
+        """Go on with students under way: θ (K, P) and the optimiser's state, as `state` lists them."""
+        for now, saved in zip(self.state(), students, strict=True):
+            now.copy_(saved)
+
     def advance(self) -> None:
         """One inner step that leaves no record."""
         self._step(0, 0)
@@ -97,11 +102,16 @@ class InnerLoop:
         whole, rest = divmod(window, self.segment)
         self._lengths = [self.segment] * whole + ([rest] if rest else [])
         for saved, length in zip(self._saved, self._lengths[:-1], strict=False):
-            for copy, now in zip(saved, self._state(), strict=True):
+            for copy, now in zip(saved, self.state(), strict=True):
                 copy.copy_(now)
             for _ in range(length):
                 self.advance()
         return self._run_segment(self._lengths[-1])
+
+    @property
+    def last_segment(self) -> int:
+        """How many steps of the recorded window lie in its last segment."""
+        return self._lengths[-1]
 
     def train(self, theta_0: Tensor, S: Tensor, A: Tensor, *, steps: int, window: int = 0) -> Tensor:
         """θ after `steps` steps from `theta_0`, (K, P), with the last `window` of them recorded."""
@@ -127,7 +137,7 @@ class InnerLoop:
         self.optimizer.begin_adjoint()
         for index in range(len(self._lengths) - 1, -1, -1):
             if index < len(self._lengths) - 1:  # the last segment's records are still there
-                for copy, now in zip(self._saved[index], self._state(), strict=True):
+                for copy, now in zip(self._saved[index], self.state(), strict=True):
                     now.copy_(copy)
                 self._run_segment(self._lengths[index])
             for slot in range(self._lengths[index] - 1, -1, -1):
@@ -145,8 +155,9 @@ class InnerLoop:
                 )
         return self.dS.sum(0), self.dA.sum(0)
 
-    def _state(self) -> list[Tensor]:
-        return [self.theta[0].flat, *self.optimizer.state()]
+    def state(self, steps: int = 0) -> list[Tensor]:
+        """θ and the optimiser's state, `steps` steps into the segment that was recorded last."""
+        return [self.theta[steps].flat, *self.optimizer.state()]
 
     def _run_segment(self, length: int) -> Tensor:
         for slot in range(length):
@@ -157,4 +168,3 @@ class InnerLoop:
         theta = self.theta[slot]
         self.passes.gradient(theta, self.S, self.A, self.weight, self.tape[slot], self.grad)
         self.optimizer.step(theta.flat, self.grad.flat, slot, self.theta[to].flat)
-
