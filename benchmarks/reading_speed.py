@@ -1,0 +1,123 @@
+"""Seconds and memory to read a large Minari dataset: `load_transitions` beside Minari's own episodes.
+
+    $ python -m benchmarks.reading_speed
+
+A dataset of HalfCheetah's shape (1,000,000 steps, 1000 episodes, 17 float64 observations, 6 float32 actions, infos
+as the MuJoCo environments give them) is written to a temporary folder first, by Minari. Each reader runs in a
+process of its own, once to warm the file cache and once measured; memory is the peak beyond the imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import gymnasium as gym
+import minari
+import numpy as np
+from minari.data_collector.episode_buffer import EpisodeBuffer
+
+from minari_distill.transitions import load_transitions
+
+OBSERVATIONS = gym.spaces.Box(-np.inf, np.inf, (17,), np.float64)
+ACTIONS = gym.spaces.Box(-1, 1, (6,), np.float32)
+ID = "benchmark/halfcheetah-v0"
+
+
+def write(episodes: int, length: int) -> None:
+    """Write the dataset into the local Minari store."""
+    rng = np.random.default_rng(0)
+
+    def buffers() -> Iterator[EpisodeBuffer]:
+        for _ in range(episodes):
+            yield EpisodeBuffer(
+                observations=rng.normal(size=(length + 1, 17)),
+                actions=rng.uniform(-1, 1, size=(length, 6)).astype(np.float32),
+                rewards=rng.normal(size=length),
+                terminations=np.zeros(length, bool),
+                truncations=np.arange(length) == length - 1,
+                infos={
+                    name: rng.normal(size=length + 1) for name in ("x_position", "x_velocity", "reward_run")
+                },
+            )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        minari.create_dataset_from_buffers(
+            ID, buffers(), observation_space=OBSERVATIONS, action_space=ACTIONS
+        )
+
+
+def with_load_transitions() -> int:
+    """Bytes of the arrays that `load_transitions` gives."""
+    transitions = load_transitions(ID)
+    return sum(value.nbytes for value in vars(transitions).values() if isinstance(value, np.ndarray))
+
+
+def with_minari() -> int:
+    """The same arrays by `iterate_episodes`, gathered and concatenated."""
+    gathered: list[list[np.ndarray]] = [[] for _ in range(6)]
+    for episode in minari.load_dataset(ID).iterate_episodes():
+        arrays = (
+            episode.observations[:-1].astype(np.float32),
+            episode.observations[1:].astype(np.float32),
+            episode.actions,
+            episode.rewards.astype(np.float32),
+            episode.terminations,
+            episode.truncations,
+        )
+        for many, one in zip(gathered, arrays, strict=True):
+            many.append(one)
+    return sum(np.concatenate(many).nbytes for many in gathered)
+
+
+READERS = {"load_transitions": with_load_transitions, "minari iterate_episodes": with_minari}
+
+
+def measure(reader: str) -> str:
+    """A table row for one reader, measured in this process."""
+    before = _peak()
+    started = time.perf_counter()
+    size = READERS[reader]()
+    seconds = time.perf_counter() - started
+    used = _peak() - before
+    return f"| {reader} | {seconds:.1f} | {used / 1e6:.0f} | {size / 1e6:.0f} | {used / size:.2f} |"
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--episodes", type=int, default=1000)
+    parser.add_argument("--length", type=int, default=1000)
+    parser.add_argument("--reader", choices=READERS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.reader:
+        print(measure(arguments.reader))
+        return
+    with tempfile.TemporaryDirectory() as store:
+        os.environ["MINARI_DATASETS_PATH"] = store
+        write(arguments.episodes, arguments.length)
+        size = sum(file.stat().st_size for file in Path(store).rglob("*") if file.is_file())
+        print(f"{arguments.episodes * arguments.length:,} steps, {size / 1e6:.0f} MB on disk\n")
+        print("| reader | seconds | peak MB | arrays MB | peak / arrays |\n|---|---|---|---|---|")
+        for reader in READERS:
+            command = [sys.executable, "-m", "benchmarks.reading_speed", "--reader", reader]
+            for _ in range(2):
+                row = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+            print(row)
+
+
+if __name__ == "__main__":
+    main()
