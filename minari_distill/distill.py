@@ -101,8 +101,11 @@ def distill(
     best = _distil(outer, run, report, should_stop)
 
     return Synset(
-        observations=units.denormalise(best.S.cpu().float()).numpy(),
-        actions=_inside(units.unscale(best.A.cpu().float()).numpy(), transitions),
+        # rounding in float32 may step over a bound, and probabilities must add up to 1
+        observations=transitions.observation_codec.project(
+            units.denormalise(best.S.cpu().float()).numpy(), soft=True
+        ),
+        actions=transitions.action_codec.project(units.unscale(best.A.cpu().float()).numpy(), soft=True),
         observation_codec=transitions.observation_codec,
         action_codec=transitions.action_codec,
         source=transitions.source,
@@ -215,12 +218,6 @@ def _fit_to(config: DistillConfig, transitions: Transitions) -> DistillConfig:
         )
     discrete = transitions.action_codec.is_discrete
     return config.replace(head="softmax") if discrete and config.head != "softmax" else config
-
-
-def _inside(actions: np.ndarray, transitions: Transitions) -> np.ndarray:
-    """Actions as the source's space takes them: rounding in float32 may step over a bound."""
-    codec = transitions.action_codec
-    return actions if codec.is_discrete else codec.project(actions)
 
 
 def _held_out(transitions: Transitions, config: DistillConfig, generator: torch.Generator) -> np.ndarray:
