@@ -199,30 +199,29 @@ def _write_minari(
     write_json(data / METADATA.name, MinariStorage.read_raw_metadata(data) | own)
 
 
-def rewrite_compactly(path: Path, attributes: list[dict[str, Any]] | None = None, **options: Any) -> None:
+def rewrite_compactly(path: Path, attributes: list[dict[str, Any]]) -> None:
     """Rewrite Minari's HDF5 file without the room it leaves for growth: 15 KB an episode become 2.
 
     Args:
         path: The file.
         attributes: More attributes, one dict an episode.
-        options: For h5py's `create_dataset`, such as a compression.
     """
     compact = path.with_suffix(".compact")
     with h5py.File(path, "r") as old, h5py.File(compact, "w", libver="latest") as new:
-        for i in range(len(old)):
+        for i, more in enumerate(attributes):
             name = f"episode_{i}"
-            _copy_group(old[name], new.create_group(name), options)
-            new[name].attrs.update(attributes[i] if attributes else {})
+            _copy_group(old[name], new.create_group(name))
+            new[name].attrs.update(more)
     compact.replace(path)
 
 
-def _copy_group(old: h5py.Group, new: h5py.Group, options: dict[str, Any]) -> None:
+def _copy_group(old: h5py.Group, new: h5py.Group) -> None:
     new.attrs.update(old.attrs)
     for key, item in old.items():
         if isinstance(item, h5py.Group):
-            _copy_group(item, new.create_group(key), options)
+            _copy_group(item, new.create_group(key))
         else:
-            new.create_dataset(key, data=item[()], dtype=item.dtype, **options)
+            new.create_dataset(key, data=item[()], dtype=item.dtype)
 
 
 def _read_vector(file: h5py.File, i: int, kind: str, rows: int, codec: SpaceCodec) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -171,6 +172,26 @@ def test_float32_bounds_lie_inside_float64_ones(a, b):
     assert (codec.low >= low)[wide].all()
     assert (codec.high <= high)[wide].all()
     assert codec.fault(codec.encode(np.stack([low, high]))) is None, "the bounds themselves are values"
+
+
+def test_integers_are_rounded_to_the_nearest():
+    """2.6 becomes 3, −0.2 becomes 0, 9 the bound; the soft projection keeps 2.6."""
+    codec = SpaceCodec(spaces.Box(0, 5, (3,), np.uint8))
+    vectors = np.float32([[2.6, -0.2, 9]])
+    np.testing.assert_array_equal(codec.decode(vectors), [[3, 0, 5]])
+    np.testing.assert_array_equal(codec.project(vectors), [[3, 0, 5]])
+    np.testing.assert_array_equal(codec.project(vectors, soft=True), np.float32([[2.6, 0, 5]]))
+
+
+def test_columns_do_not_depend_on_the_order_of_keys():
+    """A Dict may keep an order of its own, which JSON forgets: the columns follow the sorted keys."""
+    space = spaces.Dict(OrderedDict(b=spaces.Discrete(2), a=spaces.Discrete(3)))
+    codec = SpaceCodec(space)
+    assert [part.name for part in codec.parts] == ["a", "b"]
+    again = SpaceCodec.from_spec(codec.spec())
+    value = {"a": np.int64(2), "b": np.int64(0)}
+    np.testing.assert_array_equal(again.encode_one(value), codec.encode_one(value))
+    assert codec.decode_one(codec.encode_one(value)) == value
 
 
 def test_simplex_projection_by_hand():

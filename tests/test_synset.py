@@ -340,30 +340,34 @@ def test_an_ordinary_dataset_is_never_overwritten(minari_store: Path):
 # ------------------------------------------------------------------------------------- faults while saving
 
 
+def fail(error: BaseException):
+    raise error
+
+
 def fail_at(monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException):
     """Let a step of the save fail."""
 
-    def fail(*args, **kwargs):
-        raise error
+    def stop(*args, **kwargs):
+        fail(error)
 
     if where == "Minari's writing":
-        monkeypatch.setattr(layout.MinariStorage, "update_metadata", fail)
+        monkeypatch.setattr(layout.MinariStorage, "update_metadata", stop)
     elif where == "in the middle of the episodes":
         rows, calls = layout._rows, iter(range(100))
-        monkeypatch.setattr(layout, "_rows", lambda *a: fail() if next(calls) == 7 else rows(*a))
+        monkeypatch.setattr(layout, "_rows", lambda *a: stop() if next(calls) == 7 else rows(*a))
     elif where == "compaction":
-        monkeypatch.setattr(layout, "_copy_group", fail)
+        monkeypatch.setattr(layout, "_copy_group", stop)
     elif where == "metadata":
-        monkeypatch.setattr(layout, "write_json", fail)
+        monkeypatch.setattr(layout, "write_json", stop)
     elif where == "parquet":
-        monkeypatch.setattr(layout.pq, "write_table", fail)
+        monkeypatch.setattr(layout.pq, "write_table", stop)
     elif where == "flush":
-        monkeypatch.setattr(files, "_flush_tree", fail)
+        monkeypatch.setattr(files, "_flush_tree", stop)
     else:
-        monkeypatch.setattr(files, "_exchange", fail)
+        monkeypatch.setattr(files, "_exchange", stop)
         rename = Path.rename
         monkeypatch.setattr(
-            Path, "rename", lambda self, to: fail() if self.suffix == ".partial" else rename(self, to)
+            Path, "rename", lambda self, to: stop() if self.suffix == ".partial" else rename(self, to)
         )
 
 
@@ -440,12 +444,39 @@ def test_a_second_writer_is_refused(tmp_path: Path):
     assert contents(tmp_path) == {"x-v0": "folder", "x-v0/mine": hashlib.sha256(b"kept").hexdigest()}
 
 
+def test_a_lock_whose_file_was_just_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The last holder may remove the file between our opening and our locking it: such a lock is none."""
+    lock, flock, calls = tmp_path / "lock", files.fcntl.flock, []
+
+    def flock_after_removal(handle, how):
+        calls.append(how)
+        if len(calls) == 1:
+            lock.unlink()
+        flock(handle, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", flock_after_removal)
+    with files._locked(lock), pytest.raises(BlockingIOError), files._locked(lock):
+        pass
+    assert not lock.exists()
+
+
 def test_folders_exchange_without_the_system_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where the system cannot exchange two folders at once, two renames do, and a failed one is undone."""
     monkeypatch.setattr(files.ctypes, "CDLL", lambda *args, **kwargs: object())
     old, new = make_synset(seed=1), make_synset(seed=2)
     old.save(tmp_path / "x-v0")
     new.save(tmp_path / "x-v0", overwrite=True)
+    assert_same(load_synset(tmp_path / "x-v0"), new)
+    rename = Path.rename
+
+    def fail_to_rename(self: Path, to: Path):
+        return fail(OSError(5, "Disk on fire")) if self.suffix == ".partial" else rename(self, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", fail_to_rename)
+        with pytest.raises(SynsetError, match="Disk on fire"):
+            old.save(tmp_path / "x-v0", overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["x-v0"]
     assert_same(load_synset(tmp_path / "x-v0"), new)
     (tmp_path / "x-v0").rename(tmp_path / ".x-v0.aside")  # as a process killed between the two leaves it
     old.save(tmp_path / "x-v0", overwrite=True)

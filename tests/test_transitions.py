@@ -44,8 +44,8 @@ def by_hand(rewards, starts, **fields) -> Transitions:
         "truncations": np.zeros(n, bool),
         "episode_starts": np.array(starts),
     }
-    source = Source(("test/by-hand-v0",))
-    return Transitions(**(arrays | fields), observation_codec=codec, action_codec=codec, source=source)
+    record = {"observation_codec": codec, "action_codec": codec, "source": Source(("test/by-hand-v0",))}
+    return Transitions(**(arrays | record | fields))
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -210,10 +210,13 @@ def test_returns_to_go_are_the_recursion(lengths, discount, seed):
 
 def test_statistics_are_exact():
     """σ + 1e-3 over all observations, in double precision: a large mean must not drown a small spread."""
-    x = (1e4 + np.random.default_rng(0).normal(size=(200_000, 1)) * 0.1).astype(np.float32)
-    transitions = by_hand(np.zeros(200_000), [0], observations=x)
-    assert transitions.observation_mean[0] == np.float32(x.astype(np.float64).mean())
-    assert transitions.observation_std[0] == pytest.approx(x.astype(np.float64).std() + 1e-3, rel=1e-6)
+    x = (1e4 + np.random.default_rng(0).normal(size=(200_000, 3)) * 0.1).astype(np.float32)
+    wide = SpaceCodec(spaces.Box(-np.inf, np.inf, (3,), np.float32))
+    transitions = by_hand(np.zeros(200_000), [0], observations=x, next_observations=x, observation_codec=wide)
+    np.testing.assert_array_equal(
+        transitions.observation_mean, x.astype(np.float64).mean(0).astype(np.float32)
+    )
+    np.testing.assert_allclose(transitions.observation_std, x.astype(np.float64).std(0) + 1e-3, rtol=1e-6)
     assert transitions.observation_std.dtype == np.float32
 
 
