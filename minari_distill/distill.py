@@ -80,25 +80,28 @@ def distill(
     given = None if teacher is None else load_teacher(teacher)
     transitions = load_transitions(dataset, drop=drop, on_message=say)
     settings = _fit_to(settings, transitions)
-    run = Run.open(run_dir, settings, transitions.source, resume=resume)
+    with Run.open(run_dir, settings, transitions.source, resume=resume) as run:
+        given = given or run.teacher()
+        learning = given is None and needs_teacher(settings.objective)
+        if learning or settings.outer_steps:
+            say(how_long(transitions, settings, learning=learning))
+        started = time.perf_counter()
+        if learning:
+            given = learn_teacher(
+                transitions,
+                settings,
+                report=report,
+                checkpoint=run.teacher_checkpoint,
+                should_stop=should_stop,
+            )
+            run.keep_teacher(given)
+        chosen = None if given is None else given.to(device)
+        teacher_seconds = time.perf_counter() - started
 
-    given = given or run.teacher()
-    learning = given is None and needs_teacher(settings.objective)
-    if learning or settings.outer_steps:
-        say(how_long(transitions, settings, learning=learning))
-    started = time.perf_counter()
-    if learning:
-        given = learn_teacher(
-            transitions, settings, report=report, checkpoint=run.teacher_checkpoint, should_stop=should_stop
-        )
-        run.keep_teacher(given)
-    chosen = None if given is None else given.to(device)
-    teacher_seconds = time.perf_counter() - started
-
-    units, problem, S, A = pose(transitions, chosen, settings)
-    outer = OuterLoop(problem, S, A, settings, device)
-    run.restore(outer)
-    best = _distil(outer, run, report, should_stop)
+        units, problem, S, A = pose(transitions, chosen, settings)
+        outer = OuterLoop(problem, S, A, settings, device)
+        run.restore(outer)
+        best = _distil(outer, run, report, should_stop)
 
     return Synset(
         # rounding in float32 may step over a bound, and probabilities must add up to 1

@@ -203,6 +203,7 @@ class OuterLoop:
         config = self.config
         norm = torch.sqrt(gS.square().sum() + gA.square().sum())
         ok = torch.isfinite(norm)
+        divisor = norm.clamp_min(torch.finfo(self.dtype).tiny)  # a batch of zero weights has no gradient
         self.skipped += ~ok
         self.in_a_row.copy_(torch.where(ok, 0, self.in_a_row + 1))
         if config.outer_clip == "relative":
@@ -213,9 +214,9 @@ class OuterLoop:
                 norm,
             )
             self.norm_mean.copy_(torch.where(ok, mean, self.norm_mean))
-            factor = (config.outer_clip_at * self.norm_mean / norm).clamp_max(1.0)
+            factor = (config.outer_clip_at * self.norm_mean / divisor).clamp_max(1.0)
         else:
-            factor = (config.outer_clip_at / norm).clamp_max(1.0)
+            factor = (config.outer_clip_at / divisor).clamp_max(1.0)
         anneal = self._schedule()
         for x, g, lr, m, v in (
             (self.S, gS, config.outer_lr_obs * anneal, self.moments[0], self.moments[1]),

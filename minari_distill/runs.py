@@ -67,19 +67,36 @@ class Run:
             return cls()
         run = cls(Path(folder))
         run._take_lock()
+        try:
+            run._begin(config, source, resume)
+        except BaseException:
+            run.__exit__()
+            raise
+        return run
+
+    def _begin(self, config: DistillConfig, source: Source, resume: bool) -> None:
+        """Check that this is the run that the folder holds, or make it so."""
+        assert self.folder is not None
         record = {"config": dataclasses.asdict(config), "dataset_ids": list(source.dataset_ids)}
         record = json.loads(json.dumps(record))
-        settings = run.folder / "run.json"  # type: ignore[operator]
+        settings = self.folder / "run.json"
         if settings.exists():
-            run._check_same(json.loads(settings.read_text()), record, resume)
-            run._read_checkpoint()
+            self._check_same(json.loads(settings.read_text()), record, resume)
+            self._read_checkpoint()
         else:
             if resume:
                 raise ConfigError(
-                    f"There is no run to resume in '{folder}'. Leave resume out to start one there."
+                    f"There is no run to resume in '{self.folder}'. Leave resume out to start one there."
                 )
             write_atomically(settings, json.dumps(record, indent=2).encode())
-        return run
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give the folder free."""
+        if self._lock:
+            self._lock.close()
 
     # ---------------------------------------------------------------------------------- the teacher
 
@@ -142,6 +159,7 @@ class Run:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock.close()
             raise ConfigError(
                 f"Another run is writing to '{self.folder}'. Give another run_dir, or wait until it ends."
             ) from error

@@ -169,6 +169,15 @@ def test_a_gradient_that_is_not_finite_is_skipped_counted_and_then_reported():
         loop.read_loss()
 
 
+@pytest.mark.parametrize("clip", ["relative", "norm"])
+def test_a_batch_without_weight_moves_nothing(clip):
+    """All-zero weights give a zero gradient, not 0/0."""
+    p, S, A = problem()
+    p.weight.zero_()
+    loop = run(None, 2, OuterLoop(p, S, A, small(outer_clip=clip), CPU))
+    assert torch.equal(loop.S, S) and torch.equal(loop.A, A) and int(loop.skipped) == 0
+
+
 def test_norm_clip_holds_the_joint_gradient_to_its_bound():
     """outer_clip='norm': SGD moves S and A together by at most lr · clip."""
     config = small(

@@ -1,0 +1,243 @@
+"""The story on the embedded dataset: distil, resume, refuse, and never lose anything."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import minari
+import numpy as np
+import pytest
+import torch
+
+import minari_distill as md
+from minari_distill.errors import ConfigError, DatasetError, TeacherError
+from minari_distill.networks import Architecture, initialize
+from minari_distill.progress import silent
+from minari_distill.teachers import NetworkTeacher
+from minari_distill.transitions import EMBEDDED_ID
+from minari_distill.units import Units
+
+TINY = {
+    "n_syn": 16,
+    "hidden_width": 32,
+    "hidden_layers": 2,
+    "inner_steps": 20,
+    "window": 5,
+    "outer_batch": 64,
+    "outer_steps": 12,
+    "validate_every": 4,
+    "checkpoint_every": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    actor = Architecture(11, 3, (16,), "tanh")
+    critic = Architecture(14, 1, (16,), "linear")
+    g = torch.Generator().manual_seed(0)
+    return NetworkTeacher(
+        actor=initialize(actor, 1, generator=g),
+        actor_arch=actor,
+        critic=initialize(critic, 2, generator=g),
+        critic_arch=critic,
+        reduction="min",
+        units=Units(torch.zeros(11), torch.ones(11), -torch.ones(3), torch.ones(3)),
+        metadata={"method": "random, for tests"},
+    )
+
+
+def run(teacher, **changes):
+    """A tiny distillation of the embedded dataset."""
+    return md.distill(EMBEDDED_ID, **{"teacher": teacher, "report": silent} | TINY | changes)
+
+
+def test_a_synset_is_distilled_saved_and_read_by_minari_alone(teacher):
+    """Story: the held-out loss falls, actions are legal, Minari reads n_syn one-step episodes."""
+    synset = run(teacher, outer_steps=60)
+    history = [r["held_out_loss"] for r in synset.metadata["history"]]
+    assert min(history) == synset.metadata["held_out_loss"] < 0.95 * history[0]
+    assert len(synset) == 16 and np.abs(synset.actions).max() <= 1
+    assert synset.config.n_syn == 16 and synset.recipe == synset.config.recipe
+    synset.save("me/hopper-v0")
+    dataset = minari.load_dataset("me/hopper-v0")
+    assert dataset.total_episodes == 16
+    assert dataset.recover_environment().spec.id == "Hopper-v5"
+    policy = md.behavior_clone(md.load_synset("me/hopper-v0"), n_policies=2)
+    score = md.evaluate(policy.members(), synset, n_episodes=2)
+    assert score.returns.shape == (2, 2) and score.normalized.shape == (2, 2)
+
+
+def test_same_seed_same_synset(teacher):
+    """Two runs agree in every bit; another seed does not."""
+    a, b, c = run(teacher), run(teacher), run(teacher, seed=1)
+    assert np.array_equal(a.observations, b.observations) and np.array_equal(a.actions, b.actions)
+    assert not np.array_equal(a.observations, c.observations)
+
+
+@pytest.mark.parametrize("stop_after", [1, 6, 11])
+def test_resume_equals_unbroken(teacher, tmp_path, stop_after):
+    """A run stopped after any step and resumed gives the bits, the history and the best step of an unbroken one."""
+    unbroken = run(teacher)
+    asked = iter(range(100))
+    stopped = run(teacher, run_dir=tmp_path / "run", should_stop=lambda: next(asked) >= stop_after)
+    assert stopped.metadata["outer_steps_done"] == stop_after
+    resumed = run(teacher, run_dir=tmp_path / "run", resume=True)
+    assert np.array_equal(resumed.observations, unbroken.observations)
+    assert np.array_equal(resumed.actions, unbroken.actions)
+    assert resumed.metadata["history"] == unbroken.metadata["history"]
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"run.json", "checkpoint.safetensors", "lock"}
+
+
+@pytest.mark.parametrize(
+    ("initializer", "objective"), [("random", "dbc"), ("relabelled", "pbc"), ("kmeans", "pbc")]
+)
+def test_zero_outer_steps_give_the_initial_pairs(teacher, initializer, objective):
+    """Baselines: real states, with their own actions ("random") or the teacher's."""
+    synset = run(teacher, outer_steps=0, initializer=initializer, objective=objective)
+    data = md.load_transitions(EMBEDDED_ID)
+    rows = [
+        int(np.argmin(np.abs(data.observations - s).max(1))) for s in synset.observations
+    ]  # back from normalised numbers: equal up to rounding
+    np.testing.assert_allclose(synset.observations, data.observations[rows], rtol=1e-4, atol=1e-4)
+    expected = (
+        data.actions[rows]
+        if initializer == "random"
+        else teacher.policy(torch.as_tensor(data.observations[rows])).numpy()
+    )
+    np.testing.assert_allclose(synset.actions, expected, atol=1e-5)
+
+
+def test_dbc_needs_no_teacher():
+    """Data-based BC runs without one, and says so in its metadata."""
+    synset = md.distill(EMBEDDED_ID, objective="dbc", initializer="random", report=silent, **TINY)
+    assert synset.metadata["teacher"] is None
+
+
+def test_datasets_are_joined(teacher):
+    """A list of datasets is one dataset, and both ids are recorded."""
+    synset = md.distill(
+        [EMBEDDED_ID, EMBEDDED_ID], teacher=teacher, report=silent, **TINY | {"outer_steps": 1}
+    )
+    assert synset.source.dataset_ids == (EMBEDDED_ID, EMBEDDED_ID)
+
+
+def test_the_run_says_first_how_long_it_will_take(teacher):
+    """A message with an estimate comes before any progress, and names a way out when it is long."""
+    records = []
+    run(teacher, report=records.append, outer_steps=2)
+    assert records[0].stage == "message" and "distillation about" in records[0].text
+    from minari_distill.distill import how_long
+
+    data = md.load_transitions(EMBEDDED_ID)
+    text = how_long(data, md.make_config(**TINY | {"outer_steps": 10**8}), learning=False)
+    assert "choose outer_steps=" in text
+    text = how_long(data, md.make_config(**TINY | {"teacher_steps": 10**9}), learning=True)
+    assert "preset='quick'" in text
+
+
+BAD = [
+    ({"n_syn": 0}, ConfigError, "n_syn=0 must be at least 1"),
+    ({"n_syn": 10**6}, DatasetError, r"n_syn=1000000, but .* has 45813 transitions.*Give n_syn of at most"),
+    ({"n_sin": 3}, ConfigError, "Unknown setting 'n_sin'. Did you mean 'n_syn'?"),
+    ({"objective": "pbbc"}, ConfigError, "Did you mean 'pbc'?"),
+    ({"preset": "fast"}, ConfigError, "preset='fast' is unknown.*default, quick, paper"),
+    ({"window": 1000}, ConfigError, "window=1000 must lie between 0 .* and inner_steps=20"),
+    ({"holdout_fraction": 1.5}, ConfigError, "are shares"),
+    ({"inner_lr": -1.0}, ConfigError, "lr=-1.0 must be positive"),
+    ({"device": "tpu9"}, ConfigError, "Give 'auto', 'cpu' or 'cuda'"),
+    ({"teacher": "nowhere.safetensors"}, TeacherError, "does not exist"),
+    ({"resume": True}, ConfigError, "needs the run_dir"),
+]
+
+
+@pytest.mark.parametrize(("changes", "kind", "message"), BAD, ids=[str(next(iter(b[0]))) for b in BAD])
+def test_bad_settings_are_one_sentence(teacher, changes, kind, message):
+    """Each names what was given and what to do."""
+    with pytest.raises(kind, match=message) as error:
+        run(**{"teacher": teacher} | changes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_teacher_of_another_environment_is_refused():
+    """Both dimensions are named."""
+    other = md.Teacher.from_callable(lambda obs: obs, obs_dim=4, act_dim=4)
+    with pytest.raises(TeacherError, match="maps 4 observation numbers to 4 action numbers.*has 11 and 3"):
+        run(other, objective="pbc")
+
+
+def test_run_folders_are_never_mixed(teacher, tmp_path):
+    """A folder in use, one that holds a run, and one that holds another run are refused, each with the repair."""
+    folder = tmp_path / "run"
+    run(teacher, run_dir=folder)
+    with pytest.raises(ConfigError, match="already holds a run. Go on with it by resume=True"):
+        run(teacher, run_dir=folder)
+    with pytest.raises(ConfigError, match=r"holds a run with n_syn=16, not 8"):
+        run(teacher, run_dir=folder, resume=True, n_syn=8)
+    with pytest.raises(ConfigError, match="no run to resume"):
+        run(teacher, run_dir=tmp_path / "none", resume=True)
+    inside = []
+
+    def second(progress):
+        if progress.stage == "distil" and not inside:
+            with pytest.raises(ConfigError, match="Another run is writing"):
+                run(teacher, run_dir=tmp_path / "busy")
+            inside.append(True)
+
+    run(teacher, run_dir=tmp_path / "busy", report=second)
+    assert inside
+    (folder / "checkpoint.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ConfigError, match="cannot be read.*Delete it"):
+        run(teacher, run_dir=folder, resume=True)
+
+
+def command(*arguments, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, "-m", "minari_distill", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_command_loses_nothing(teacher, tmp_path, sign):
+    """Ctrl-C and SIGTERM end cleanly with the best synset so far; after any of them --resume gives the unbroken bits."""
+    md.save_teacher(teacher, tmp_path / "teacher.safetensors")
+    settings = TINY | {"outer_steps": 400, "checkpoint_every": 10}
+    flags = [x for k, v in settings.items() for x in ("--set", f"{k}={v}")]
+    arguments = [
+        "distill",
+        EMBEDDED_ID,
+        "--teacher",
+        tmp_path / "teacher.safetensors",
+        "-o",
+        "me/x-v0",
+        *flags,
+    ]
+    process = command(*arguments, "--run-dir", tmp_path / "run", cwd=tmp_path)
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    while not checkpoint.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(sign)
+    _, errors = process.communicate(timeout=60)
+    if sign == signal.SIGKILL:
+        assert not (tmp_path / "datasets").exists()
+        assert "me/x-v0" not in minari.list_local_datasets()
+    else:
+        assert process.returncode == 0, errors
+        assert "Stopped after" in errors
+        assert minari.load_dataset("me/x-v0").total_episodes == 16
+    resumed = command(
+        *arguments, "--run-dir", tmp_path / "run", "--resume", "--overwrite", "--json", cwd=tmp_path
+    )
+    output, errors = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, errors
+    assert json.loads(output)["stopped"] is False
+    unbroken = run(teacher, **settings)
+    again = md.load_synset("me/x-v0")
+    assert np.array_equal(again.observations, unbroken.observations)
+    assert np.array_equal(again.actions, unbroken.actions)
