@@ -157,10 +157,17 @@ def test_the_best_episodes_are_taken_until_their_transitions_suffice():
 
 def test_large_datasets_keep_to_the_share():
     """40 000 transitions in 40 episodes: a share of 0.25 is 10 of them, the doubling is not needed."""
-    data = point_mass(40, 1000)
+    data = replace(point_mass(40, 1000), rewards=np.repeat(2.0 ** -np.arange(40.0), 1000))
     assert len(best_transitions(data, 0.25)) == 10_000
     assert len(best_transitions(data, 0.15)) == 10_000  # 6 000 is fewer than 10 000, twice it is more
     assert len(best_transitions(data, 0.1)) == 8_000
+
+
+def test_episodes_as_good_as_the_best_are_all_taken():
+    """Returns 100, 95, 91, 89 and 0 six times: those down to 90 count as good, whatever the share."""
+    returns = np.array([0, 89, 95, 0, 0, 91, 100, 0, 0, 0])
+    data = replace(point_mass(10, 4), rewards=np.repeat(returns / 4, 4))
+    assert best_transitions(data, 0.05).tolist() == [*range(24, 28), *range(8, 12), *range(20, 24)]
 
 
 def test_the_seen_share_by_hand():

@@ -1,8 +1,9 @@
 """Filtered behavioural cloning: π* imitates the best episodes, q is fitted to returns to go.
 
 The best episodes, D⁺, are taken by undiscounted return until they hold `top_fraction` of the transitions
-(the "%BC" baseline of Chen et al., 2021, arXiv 2106.01345, counts transitions too). With x the normalised
-state and u the action scaled to [−1, 1]:
+(counting transitions, not episodes, as the "%BC" baseline of Chen et al., 2021, arXiv 2106.01345: in a set
+whose best episodes are its longest, a tenth of the episodes can be a third of the data); episodes that are
+about as good as the best are taken as well. With x the normalised state and u the action scaled to [−1, 1]:
 
     π* = argmin_π E_{(s,a) ~ D⁺} |tanh π(x) − u|²          (cross-entropy for discrete actions)        (1)
     q  = argmin_Q E_{(s,a) ~ D}  w (Q(x, u) − (G − mean G) / std G)²,   G_t = Σ_k γ^k r_{t+k}          (2)
@@ -31,6 +32,7 @@ _LR = 1e-3  # decays to zero by a cosine: the last steps average the noise of th
 _WEIGHT_DECAY = 0.1
 _OBS_NOISE = 0.05  # in standard deviations: few episodes leave gaps between their states
 _FEWEST = 10_000  # transitions that a policy is learnt from, where a doubled share reaches it
+_AS_GOOD = 0.1  # of the range of returns: the more episodes are as good as the best, the better
 
 
 class FilteredBC(Trainer):
@@ -103,7 +105,7 @@ class FilteredBC(Trainer):
         return loss
 
     def _critic_gradient(self, i: Tensor) -> None:
-        """∂(2)/∂θ into the critics' gradient, each member on its own half of the batch's draw."""
+        """∂(2)/∂θ into the critics' gradient; they differ by their initialisation."""
         x = torch.cat([self.obs[i], self.action[i]], 1).expand(2, -1, -1)
         hs = activations(self._critic, x)
         error = hs[-1][..., 0] - self.target[i]
@@ -127,17 +129,19 @@ class FilteredBC(Trainer):
 
 
 def best_transitions(transitions: Transitions, top_fraction: float) -> np.ndarray:
-    """Indices of the transitions in the episodes of highest return that together hold `top_fraction` of all.
+    """Indices of the transitions to imitate, whole episodes in the order of their returns, best first.
 
-    Where that is fewer than 10 000 transitions, up to twice the share is taken.
+    Episodes are taken until they hold `top_fraction` of all transitions (up to twice that share where it is
+    fewer than 10 000), and further on as long as their return is within a tenth of the range of the best.
     """
-    n = len(transitions)
+    n, returns, starts = len(transitions), transitions.episode_returns(), transitions.episode_starts
     wanted = max(top_fraction * n, min(_FEWEST, 2 * top_fraction * n))
-    order = np.argsort(-transitions.episode_returns(), kind="stable")
-    lengths = transitions.episode_lengths
-    n_chosen = int(np.searchsorted(np.cumsum(lengths[order]), min(wanted, n))) + 1
-    starts = transitions.episode_starts
-    return np.concatenate([np.arange(starts[e], starts[e] + lengths[e]) for e in order[:n_chosen]])
+    order = np.argsort(-returns, kind="stable")
+    held = np.cumsum(transitions.episode_lengths[order])
+    by_share = int(np.searchsorted(held, min(wanted, n))) + 1
+    by_return = int((returns >= returns.max() - _AS_GOOD * np.ptp(returns)).sum())
+    chosen = order[: max(by_share, by_return)]
+    return np.concatenate([np.arange(starts[e], starts[e] + transitions.episode_lengths[e]) for e in chosen])
 
 
 def seen_share(transitions: Transitions, discount: float) -> np.ndarray:
