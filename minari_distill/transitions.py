@@ -283,7 +283,9 @@ def _steps(part: Located | Transitions) -> int:
         return len(part)
     if len(part.episodes) == part.metadata["total_episodes"]:
         return int(part.metadata["total_steps"])
-    return sum(int(episode.get("total_steps", 0)) for episode in part.storage.get_episode_metadata(part.episodes))
+    return sum(
+        int(episode.get("total_steps", 0)) for episode in part.storage.get_episode_metadata(part.episodes)
+    )
 
 
 def _common_spaces(parts: Sequence[Located | Transitions]) -> tuple[Any, Any]:
