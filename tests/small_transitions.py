@@ -15,15 +15,15 @@ def point_mass(
 ) -> Transitions:
     """Reach the origin of a plane: s' = s + 0.2·a + noise, r = −|s'|², actions 2·(−s)·skill + noise in [−2, 2].
 
-    Episodes differ in skill, so that the best of them are worth imitating. With `discrete`, the action moves
+    Episodes start on the unit circle and differ in skill, so that the best of them are worth imitating. With `discrete`, the action moves
     along the first axis: left, nothing, right. With `ends`, every second episode terminates.
     """
     rng = np.random.default_rng(seed)
-    n, skill = n_episodes * length, np.repeat(rng.uniform(-0.5, 1, n_episodes), length)
+    n, skill = n_episodes * length, np.repeat(rng.uniform(0, 1, n_episodes), length)
     obs, next_obs = np.zeros((2, n, 2), np.float32)
     actions = np.zeros((n, 3 if discrete else 2), np.float32)
     for t in range(n):
-        s = rng.normal(size=2) if t % length == 0 else next_obs[t - 1]
+        s = _on_circle(rng) if t % length == 0 else next_obs[t - 1]
         if discrete:
             wanted = int(1 - np.sign(s[0])) if rng.random() < skill[t] else int(rng.integers(3))
             actions[t, wanted] = 1
@@ -46,3 +46,8 @@ def point_mass(
         action_codec=SpaceCodec(spaces.Discrete(3) if discrete else box),
         source=Source(("tests/point-mass-v0",)),
     )
+
+
+def _on_circle(rng: np.random.Generator) -> np.ndarray:
+    angle = rng.uniform(0, 2 * np.pi)
+    return np.array([np.cos(angle), np.sin(angle)])
