@@ -22,6 +22,7 @@ from rich.table import Table
 import minari_distill as md
 from minari_distill.errors import ConfigError, MinariDistillError
 from minari_distill.progress import Progress, duration
+from minari_distill.team import joined
 
 app = typer.Typer(
     help="Distil Minari datasets into a few hundred (state, action) pairs that behavioural cloning learns from.",
@@ -79,6 +80,8 @@ def distill(
     """Distil a dataset and save the synset as a local Minari dataset.
 
     Example: `minari-distill distill mujoco/hopper/medium-v0 --n-syn 256 --preset quick`
+
+    Several processes: `torchrun --nproc-per-node=2 -m minari_distill distill ID --set n_students=2`
     """
     with _one_line_errors(as_json):
         settings = _settings(setting, n_syn=n_syn, objective=objective)
@@ -86,7 +89,11 @@ def distill(
         folder = run_dir or Path("runs") / _slug(datasets)
         if not overwrite:
             md.synset.refuse_existing(target)
-        with _reporter(quiet=as_json) as report, _stop_on_interrupt() as should_stop:
+        with (
+            joined() as team,
+            _reporter(quiet=as_json or team.rank > 0) as report,
+            _stop_on_interrupt() as should_stop,
+        ):
             synset = md.distill(
                 datasets if len(datasets) > 1 else datasets[0],
                 teacher=teacher,
@@ -99,6 +106,8 @@ def distill(
                 should_stop=should_stop,
                 **settings,
             )
+        if team.rank:
+            return
         path = synset.save(target, overwrite=overwrite)
         done, total = synset.metadata["outer_steps_done"], synset.config.outer_steps if synset.config else 0
         if as_json:

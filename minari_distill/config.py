@@ -27,6 +27,9 @@ def _positive(name: str, value: float) -> None:
         raise ConfigError(f"{name}={value} must be positive.")
 
 
+OBJECTIVE_NAMES = ["dbc", "pbc", "av_pbc"]
+
+
 @dataclass(frozen=True)
 class StudentRecipe:
     """How a student is built and trained on a synset: all that behavioural cloning needs to know.
@@ -108,7 +111,9 @@ class DistillConfig:
     inner_steps: int = 100  # T
     window: int = 30  # differentiate this many of the inner steps, at a random offset; 0 = all of them
     n_students: int = 1  # K, students an outer step
-    student_pool: int = 0  # sets of students that live on from step to step, up to T; 0 = fresh ones each step
+    student_pool: int = (
+        0  # sets of students that live on from step to step, up to T; 0 = fresh ones each step
+    )
 
     # Outer loop
     outer_steps: int = 900
@@ -135,7 +140,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         _one_of("preset", self.preset, PRESETS)
-        _one_of("objective", self.objective, ("dbc", "pbc", "av_pbc"))
+        _one_of("objective", self.objective, OBJECTIVE_NAMES)
         _one_of("initializer", self.initializer, ("random", "relabelled", "kmeans"))
         _one_of("teacher_method", self.teacher_method, ("cal_ql", "filtered_bc"))
         _one_of("inner_optimizer", self.inner_optimizer, ("sgd", "momentum", "adam"))

@@ -29,6 +29,7 @@ from minari_distill.progress import Progress, Report, duration, to_stderr
 from minari_distill.runs import Run
 from minari_distill.synset import Synset
 from minari_distill.teachers import Teacher, estimate_seconds, learn_teacher, load_teacher
+from minari_distill.team import Team
 from minari_distill.transitions import Transitions, load_transitions
 from minari_distill.units import Units
 
@@ -86,7 +87,8 @@ def distill(
         if learning or settings.outer_steps:
             say(how_long(transitions, settings, learning=learning))
         started = time.perf_counter()
-        if learning:
+        team = Team()
+        if learning and team.rank == 0:
             given = learn_teacher(
                 transitions,
                 settings,
@@ -95,6 +97,9 @@ def distill(
                 should_stop=should_stop,
             )
             run.keep_teacher(given)
+        if learning and team.size > 1:  # the others read what the first has learnt
+            team.wait(device)
+            given = run.teacher()
         chosen = None if given is None else given.to(device)
         teacher_seconds = time.perf_counter() - started
 
@@ -246,7 +251,7 @@ def _distil(outer: OuterLoop, run: Run, report: Report, should_stop: Callable[[]
     if run.best is None:
         run.note(outer, None, outer.held_out_loss())
     began, first = time.perf_counter(), outer.step_count
-    while outer.step_count < config.outer_steps and not should_stop():
+    while outer.step_count < config.outer_steps and not outer.team.any(should_stop(), outer.device):
         outer.step()
         done, last = outer.step_count, outer.step_count == config.outer_steps
         if done % config.validate_every == 0 or last:

@@ -26,12 +26,20 @@ class SynsetError(MinariDistillError):
     """A synset cannot be built, saved or loaded."""
 
 
+class HubError(MinariDistillError):
+    """The Hugging Face Hub cannot be reached, refuses a request, or does not hold what was asked for."""
+
+
 class EnvironmentUnavailable(MinariDistillError):
     """The dataset's environment cannot be made here, so nothing can be evaluated."""
 
 
 class Diverged(MinariDistillError):
     """The optimisation left the range of finite numbers and did not come back."""
+
+
+class TeamError(MinariDistillError):
+    """A process of a distributed run is gone."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ from minari_distill.errors import Diverged
 from minari_distill.inner import InnerLoop, rounding
 from minari_distill.inner.mlp import Parameters, Passes, Record
 from minari_distill.networks import Architecture, initialize
+from minari_distill.team import Team
 
 _PATIENCE = 20  # steps in a row without a finite gradient before the run gives up
 _VALIDATION_STATES = 4096
@@ -59,32 +60,6 @@ class Problem:
         """The same problem on `device`."""
         moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return dataclasses.replace(self, **moved)
-
-
-class Team:
-    """The processes that share the students: rank r of `size`; one alone unless torch.distributed runs."""
-
-    def __init__(self) -> None:
-        dist = torch.distributed
-        running = dist.is_available() and dist.is_initialized()
-        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
-
-    def share(self, n_students: int) -> range:
-        """The students of this rank."""
-        base, extra = divmod(n_students, self.size)
-        start = self.rank * base + min(self.rank, extra)
-        return range(start, start + base + (self.rank < extra))
-
-    def sum(self, *tensors: Tensor) -> None:
-        """Add every rank's tensors up, in place, on all of them."""
-        if self.size == 1:
-            return
-        flat = torch.cat([t.reshape(-1) for t in tensors])
-        torch.distributed.all_reduce(flat)
-        at = 0
-        for t in tensors:
-            t.copy_(flat[at : at + t.numel()].view_as(t))
-            at += t.numel()
 
 
 class OuterLoop:
@@ -292,12 +267,30 @@ class OuterLoop:
             "counts": torch.tensor([self.step_count, self.loss_count]),
         }
 
+    def whole_state(self) -> dict[str, Tensor]:
+        """`state` with the students of every rank in it, for a checkpoint; all ranks must call it."""
+        state = self.state()
+        for name, mine in state.items():
+            if _is_students(name, mine) and self.team.size > 1:
+                whole = mine.new_zeros(self.config.n_students, mine.shape[1])
+                whole[self.students.start : self.students.stop] = mine
+                self.team.sum(whole)
+                state[name] = whole
+        return state
+
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state`."""
+        """Go on from a `whole_state`, whatever number of ranks wrote it."""
         for name, mine in self.state().items():
-            if name != "counts":
+            if _is_students(name, mine):
+                mine.copy_(state[name][self.students.start : self.students.stop])
+            elif name != "counts":
                 mine.copy_(state[name])
         self.step_count, self.loss_count = (int(x) for x in state["counts"])
+
+
+def _is_students(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor of the state holds one row for each student of this rank."""
+    return name.startswith("pool.") and tensor.dim() == 2
 
 
 class StudentPool:

@@ -24,6 +24,7 @@ from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
 from minari_distill.outer import OuterLoop
 from minari_distill.teachers import Teacher, load_teacher, save_teacher
+from minari_distill.team import Team
 from minari_distill.transitions import Source
 
 
@@ -61,11 +62,16 @@ class Run:
         Raises:
             ConfigError: the folder is in use, holds another run, or holds one and `resume` is off.
         """
+        if folder is None and Team().size > 1:
+            raise ConfigError("A run of several processes needs a run_dir that all of them see.")
         if folder is None:
             if resume:
                 raise ConfigError("resume=True needs the run_dir that holds the checkpoint.")
             return cls()
         run = cls(Path(folder))
+        if Team().rank:  # the first rank writes, under the lock; the others read
+            run._read_checkpoint()
+            return run
         run._take_lock()
         try:
             run._begin(config, source, resume)
@@ -127,10 +133,13 @@ class Run:
 
     def keep(self, outer: OuterLoop) -> None:
         """Write a checkpoint from which `restore` gives an unbroken run's result."""
-        if self.folder is None or outer.team.rank:
+        if self.folder is None:
+            return
+        state = outer.whole_state()
+        if outer.team.rank:
             return
         assert self.best is not None
-        tensors = {**outer.state(), "best.S": self.best.S, "best.A": self.best.A}
+        tensors = {**state, "best.S": self.best.S, "best.A": self.best.A}
         header = {
             "history": json.dumps(self.history),
             "best": json.dumps([self.best.loss, self.best.step]),

@@ -7,7 +7,6 @@ import os
 # One thread: small matrices gain nothing from more, and another count of threads sums in another order.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# ruff: noqa: E402
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path

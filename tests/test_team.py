@@ -1,0 +1,116 @@
+"""Several processes under torchrun give what one process with as many students gives."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import minari_distill as md
+from minari_distill.transitions import EMBEDDED_ID
+
+SETTINGS = {
+    "objective": "dbc",
+    "initializer": "random",
+    "n_syn": 16,
+    "hidden_width": 32,
+    "hidden_layers": 2,
+    "inner_steps": 20,
+    "window": 5,
+    "outer_batch": 64,
+    "outer_steps": 8,
+    "validate_every": 4,
+    "checkpoint_every": 4,
+    "n_students": 2,
+    "device": "cpu",
+}
+
+
+def torchrun(folder, *extra, **changes):
+    flags = [
+        x
+        for k, v in (SETTINGS | changes).items()
+        for x in ("--set", f"{k}={v}")
+        if k not in ("objective", "device")
+    ]
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            "-m",
+        ]
+        + ["minari_distill", "distill", EMBEDDED_ID, "--objective", "dbc", "--device", "cpu"]
+        + ["-o", "me/team-v0", "--run-dir", str(folder), *flags, *extra],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )
+
+
+def children(process):
+    """Process ids of the ranks."""
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+@pytest.mark.parametrize("pool", [0, 2])
+def test_two_ranks_equal_one_with_twice_the_students(tmp_path, pool):
+    """Same synset up to the order of floating-point sums."""
+    process = torchrun(tmp_path / "run", student_pool=pool)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    alone = md.distill(EMBEDDED_ID, report=lambda p: None, **SETTINGS | {"student_pool": pool})
+    together = md.load_synset("me/team-v0")
+    np.testing.assert_allclose(together.observations, alone.observations, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(together.actions, alone.actions, rtol=1e-3, atol=1e-3)
+
+
+def test_a_team_resumes_what_it_began(tmp_path):
+    """Stopped by Ctrl-C and resumed, with a pool, two ranks end where they would have ended unbroken."""
+    changes = {"student_pool": 2, "outer_steps": 300}
+    process = torchrun(tmp_path / "run", **changes)
+    while not (tmp_path / "run" / "checkpoint.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    for child in children(process):
+        os.kill(child, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "Stopped after" in output
+    process = torchrun(tmp_path / "run", "--resume", "--overwrite", **changes)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    alone = md.distill(EMBEDDED_ID, report=lambda p: None, **SETTINGS | changes)
+    assert md.load_synset("me/team-v0").metadata["held_out_loss"] == pytest.approx(
+        alone.metadata["held_out_loss"], rel=0.05
+    )
+
+
+def test_a_lost_rank_ends_all_with_the_way_on(tmp_path):
+    """Rank 1 is killed: rank 0 ends, says so, and --resume finishes the run."""
+    process = torchrun(tmp_path / "run", outer_steps=100_000, validate_every=1000)
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    while not checkpoint.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(children(process)[-1], signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "start the same command again with --resume" in " ".join(output.split())
+
+
+def test_more_ranks_than_students_is_refused(tmp_path):
+    """With a number of students that works."""
+    process = torchrun(tmp_path / "run", n_students=1)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "n_students=1 cannot be shared by 2 processes" in " ".join(output.split())
