@@ -73,3 +73,21 @@ def learning_curve(
         figure.savefig(path)
         plt.close(figure)
     return path
+
+
+def held_out_curve(history: list[dict[str, Any]], title: str, path: Path) -> Path:
+    """The held-out loss against outer steps, as a PNG for a dataset card.
+
+    Args:
+        history: Records with step and held_out_loss.
+        title: Above the figure.
+        path: The PNG to write.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.6, 3.0), layout="constrained")
+        axes.plot([r["step"] for r in history], [r["held_out_loss"] for r in history], color=BLUE, lw=2)
+        axes.set(xlabel="outer steps", ylabel="loss on held-out states", ylim=(0, None), title=title)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Software": None})  # the same curve gives the same bytes
+        plt.close(figure)
+    return path

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import minari
 import numpy as np
@@ -26,10 +26,14 @@ from minari_distill import layout
 from minari_distill.config import DistillConfig, StudentRecipe
 from minari_distill.errors import DatasetError, SynsetError, did_you_mean
 from minari_distill.files import building_folder
+from minari_distill.integrity import check_folder
 from minari_distill.locate import MINARI_ID, find_folder, local_ids
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.units import Units
+
+if TYPE_CHECKING:
+    from minari_distill.hub import Pushed
 
 USE = "For behavioural cloning only: rewards, terminations and next observations are placeholders."
 
@@ -164,15 +168,7 @@ class Synset:
         try:
             with building_folder(folder) as temporary:
                 _refuse_folder(folder, target, overwrite)
-                layout.write_layout(
-                    temporary,
-                    self.observations,
-                    self.actions,
-                    self.observation_codec,
-                    self.action_codec,
-                    self._minari_metadata(dataset_id),
-                    self._record(),
-                )
+                self.write(temporary, dataset_id)
             _register_namespace(dataset_id)
         except BlockingIOError as error:
             raise SynsetError(
@@ -184,6 +180,31 @@ class Synset:
                 "before still is."
             ) from error
         return folder
+
+    def write(self, folder: Path, dataset_id: str) -> None:
+        """Write its four files into an empty folder, under a Minari id; `save` does so whole or not at all."""
+        layout.write_layout(
+            folder,
+            self.observations,
+            self.actions,
+            self.observation_codec,
+            self.action_codec,
+            self._minari_metadata(dataset_id),
+            self._record(),
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        name: str | None = None,
+        private: bool | None = None,
+        revision_tag: str | None = None,
+    ) -> Pushed:
+        """Share it in a Hugging Face dataset repository, beside the synsets that are there; see `hub.push`."""
+        from minari_distill.hub import push  # the network's libraries take half a second to import
+
+        return push(self, repo_id, name=name, private=private, revision_tag=revision_tag)
 
     def _record(self) -> dict[str, Any]:
         """What goes under "synset" in the metadata, and into synset.json."""
@@ -249,7 +270,7 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
         observation_codec = SpaceCodec.from_spec(record["observation_codec"])
         action_codec = SpaceCodec.from_spec(record["action_codec"])
         observations, actions = layout.read_pairs(data, int(record["n_syn"]), observation_codec, action_codec)
-        return Synset(
+        synset = Synset(
             observations=observations,
             actions=actions,
             observation_codec=observation_codec,
@@ -266,9 +287,17 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise SynsetError(f"The synset in '{data}' is damaged: {what} Save or pull it anew.") from error
+    check_folder(data.parent)
+    return synset
 
 
-ROADS: dict[str, Callable[[str], Path]] = {}
+def _fetch_from_hub(address: str) -> Path:
+    from minari_distill.hub import fetch  # as in `push_to_hub`
+
+    return fetch(address)
+
+
+ROADS: dict[str, Callable[[str], Path]] = {"hf": _fetch_from_hub}
 """Other places to load from: a scheme ("hf") → a function of the whole address that fetches it into a folder."""
 
 

@@ -1,0 +1,16 @@
+"""Synsets on the Hugging Face Hub: one repository holds several, for Minari, for datasets and for minari_distill.
+
+    README.md                         the card; `configs` in its front matter, the newest synset is the default
+    namespace_metadata.json           Minari's list of the datasets in the repository
+    NAME/{data,synset}/…              a synset as `Synset.save` writes it; NAME is "hopper-distilled-v0"
+    card/NAME/{states,learning-curve}.png
+
+`address.py` reads hf:// addresses, `calls.py` repeats or explains what fails, `remote.py` looks at a repository,
+`push.py` and `pull.py` are the two directions, `card.py` and `strip.py` write the card.
+"""
+
+from minari_distill.hub.address import HubAddress
+from minari_distill.hub.pull import fetch
+from minari_distill.hub.push import Pushed, push
+
+__all__ = ["HubAddress", "Pushed", "fetch", "push"]

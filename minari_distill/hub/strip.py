@@ -1,0 +1,82 @@
+"""A strip of distilled states, rendered by MuJoCo.
+
+It runs in a process of its own: which OpenGL works on a machine without a screen shows only by trying, and one
+that does not can take its process down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIDE = 200  # pixels of one state's square
+SECONDS = 60.0  # for one attempt
+
+
+def render_strip(synset: Any, path: Path, n: int = 6) -> bool:
+    """Draw n states of a synset side by side as a PNG, where its environment and this machine can.
+
+    Args:
+        synset: A `Synset`; n of its states are taken at even distances.
+        path: The PNG to write.
+        n: Number of states.
+
+    Returns:
+        Whether it was written.
+    """
+    spec = synset.source.eval_env_spec or synset.source.env_spec
+    if not spec or "mujoco" not in str(json.loads(spec).get("entry_point")):
+        return False
+    chosen = synset.observations[np.linspace(0, len(synset) - 1, min(n, len(synset))).round().astype(int)]
+    work = json.dumps({"spec": spec, "observations": chosen.tolist(), "path": str(path)})
+    given = os.environ.get("MUJOCO_GL")
+    for library in [given] if given else ["egl", "osmesa"]:
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "minari_distill.hub.strip"],
+                input=work.encode(),
+                env=os.environ | {"MUJOCO_GL": library},
+                capture_output=True,
+                check=True,
+                timeout=SECONDS,
+            )
+        except (subprocess.SubprocessError, OSError):
+            continue
+        return path.is_file()
+    return False
+
+
+def _render(spec: str, observations: list[list[float]], path: str) -> None:
+    import gymnasium
+    from PIL import Image
+
+    from minari_distill.env_specs import read_env_spec
+
+    env = gymnasium.make(
+        read_env_spec(spec), render_mode="rgb_array", width=SIDE, height=SIDE, disable_env_checker=True
+    )
+    env.reset(seed=0)
+    robot: Any = env.unwrapped
+    nq, nv = robot.model.nq, robot.model.nv
+    hidden = nq + nv - len(observations[0])  # leading positions that the observation leaves out
+    frames: list[Any] = []
+    for observation in np.array(observations):
+        qpos, qvel = robot.init_qpos.copy(), observation[nq - hidden :]
+        qpos[hidden:] = observation[: nq - hidden]
+        robot.set_state(qpos, qvel)
+        # Some environments clip velocities, so only the positions must come back.
+        seen = robot._get_obs()[: nq - hidden]
+        if not np.allclose(seen, observation[: nq - hidden], atol=1e-4):
+            raise ValueError("this environment's observations are no plain positions and velocities")
+        frames.append(env.render())
+    Image.fromarray(np.concatenate(frames, axis=1)).save(path, format="PNG")
+
+
+if __name__ == "__main__":
+    _render(**json.load(sys.stdin))
