@@ -115,7 +115,7 @@ def main() -> None:
 
     transitions, config = load_transitions(arguments.data), make_config(device=arguments.device)
     young, old, every = (CalQL(transitions, config, device) for _ in range(3))
-    every._conservative._sparse = False
+    every.cost_as_late()
     old.advance(arguments.warm_up)
     for trainer in (young, every):
         trainer.advance(3)

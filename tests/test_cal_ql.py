@@ -103,7 +103,8 @@ def conservative(sparse: bool, q_bias: float = 0.0, dtype: torch.dtype = torch.f
     views(theta, arch)[0][-1].mul_(20)  # peaked softmax weights: many rows of no account
     grad = Layers.of(torch.full_like(theta, 7.0), arch)  # what was there before must not matter
     loss = ConservativeLoss(arch, Layers.of(theta, arch), grad, B, 1 + 3 * n, 5.0)
-    loss._sparse = sparse
+    if not sparse:
+        loss.every_row()
     normal = {"generator": generator, "dtype": dtype}
     bound = torch.cat([torch.full((B, n), -math.inf, dtype=dtype), torch.randn(B, 2 * n, **normal) * 5], 1)
     question = Question(

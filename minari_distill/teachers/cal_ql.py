@@ -112,6 +112,10 @@ class CalQL(Trainer):
         self.step_count += n_steps
         return self.check_finite(float(self._loss) / n_steps)
 
+    def cost_as_late(self) -> None:
+        """Take every row of the critics' gradient, of which early steps need few."""
+        self._conservative.every_row()
+
     def _capture(self) -> torch.cuda.CUDAGraph:
         """The step as a CUDA graph: one launch, and no word with the host inside."""
         before = self.state_dict()

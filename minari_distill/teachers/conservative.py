@@ -81,6 +81,10 @@ class ConservativeLoss:
         self._negligible = torch.finfo(flat.dtype).eps / n_rows
         self._obs_dim = arch.obs_dim
 
+    def every_row(self) -> None:
+        """Leave no row out of the backward pass from now on."""
+        self._sparse = False
+
     def __call__(self, question: Question) -> Tensor:
         """Write the gradient into `grad`; returns the mean over the critics of (2)."""
         self.grad.flat.zero_()

@@ -91,11 +91,12 @@ def learn_teacher(
 
 
 def estimate_seconds(transitions: Transitions, config: DistillConfig, *, seconds: float = 1.0) -> float:
-    """How long `learn_teacher` will take on this machine, from the steps that `seconds` allow.
+    """How long `learn_teacher` will take on this machine at most, from the steps that `seconds` allow.
 
     The very first steps, which pay for fresh memory and the libraries' own start, are not counted.
     """
     trainer = make_trainer(transitions, config)
+    trainer.cost_as_late()
     trainer.advance(2)
     started, n_steps = time.perf_counter(), 0
     while (spent := time.perf_counter() - started) < seconds:

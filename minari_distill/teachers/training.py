@@ -57,6 +57,9 @@ class Trainer(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the steps change, by name, to be copied out of and into."""
 
+    def cost_as_late(self) -> None:  # noqa: B027
+        """Let steps cost what late ones cost at most, where early ones cost less; for estimates of time."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """A copy, on the CPU, of all that decides how the training goes on."""
         return {
