@@ -20,9 +20,11 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 import minari_distill as md
-from minari_distill.errors import ConfigError, MinariDistillError
+from minari_distill import hub_cli
+from minari_distill.errors import ConfigError
 from minari_distill.progress import Progress, duration
 from minari_distill.team import joined
+from minari_distill.terminal import JsonFlag, console, one_line_errors, print_json
 
 app = typer.Typer(
     help="Distil Minari datasets into a few hundred (state, action) pairs that behavioural cloning learns from.",
@@ -30,9 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-console = Console(stderr=True)
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
 def _version(value: bool) -> None:
@@ -83,7 +82,7 @@ def distill(
 
     Several processes: `torchrun --nproc-per-node=2 -m minari_distill distill ID --set n_students=2`
     """
-    with _one_line_errors(as_json):
+    with one_line_errors(as_json):
         settings = _settings(setting, n_syn=n_syn, objective=objective)
         target = output or f"distilled/{_slug(datasets)}-v0"
         folder = run_dir or Path("runs") / _slug(datasets)
@@ -111,7 +110,7 @@ def distill(
         path = synset.save(target, overwrite=overwrite)
         done, total = synset.metadata["outer_steps_done"], synset.config.outer_steps if synset.config else 0
         if as_json:
-            _print_json({"id": target, "path": str(path), "stopped": done < total, **synset.summary()})
+            print_json({"id": target, "path": str(path), "stopped": done < total, **synset.summary()})
             return
         if done < total:
             console.print(
@@ -137,7 +136,7 @@ def evaluate(
 
     Example: `minari-distill evaluate me/hopper-medium-distilled-v0 --recipe general`
     """
-    with _one_line_errors(as_json), _reporter(quiet=as_json) as report:
+    with one_line_errors(as_json), _reporter(quiet=as_json) as report:
         loaded = md.load_synset(synset)
         policies = [
             md.behavior_clone(loaded, recipe=recipe, n_policies=ensemble, seed=1000 * seed + k)
@@ -145,7 +144,7 @@ def evaluate(
         ]
         score = md.evaluate(policies, loaded, n_episodes=episodes, seed=1000 * seed, report=report)
     if as_json:
-        _print_json({"id": synset, "recipe": recipe, "ensemble": ensemble, **score.to_json()})
+        print_json({"id": synset, "recipe": recipe, "ensemble": ensemble, **score.to_json()})
         return
     console.print(f"{recipe} students of [bold]{synset}[/bold]: {score}")
     console.print(f"Reference scores: {score.ref_origin or 'none'}", style="dim")
@@ -160,11 +159,11 @@ def show(
 
     Example: `minari-distill show me/hopper-medium-distilled-v0`
     """
-    with _one_line_errors(as_json):
+    with one_line_errors(as_json):
         loaded = md.load_synset(synset)
     summary = loaded.summary()
     if as_json:
-        _print_json(summary)
+        print_json(summary)
         return
     table = Table(title=synset, show_header=False)
     for key, value in summary.items():
@@ -188,11 +187,11 @@ def demo(
     """
     from minari_distill.demo import run_demo
 
-    with _one_line_errors(as_json):
+    with one_line_errors(as_json):
         with _reporter(quiet=as_json) as report, _stop_on_interrupt() as should_stop:
             result = run_demo(output, target, seed=seed, report=report, should_stop=should_stop)
         if as_json:
-            _print_json(result)
+            print_json(result)
             return
         table = Table(title="Students on 256 pairs, Hopper (normalised score, 95 % interval)")
         for name in ("policy", "score", "share of teacher"):
@@ -240,22 +239,6 @@ def _slug(datasets: list[str]) -> str:
         parts = [p for p in Path(name).parts if p not in ("/", "data")]
         names.append("-".join(parts[-2:]).rsplit("-v", 1)[0])
     return "+".join(names).replace("+", "-and-")
-
-
-@contextmanager
-def _one_line_errors(as_json: bool) -> Iterator[None]:
-    """An error that a user can repair is one red line (or {"error": …}) and exit code 1."""
-    try:
-        yield
-    except MinariDistillError as error:
-        if as_json:
-            _print_json({"error": str(error), "kind": type(error).__name__})
-        else:
-            console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        console.print("Interrupted.", style="red")
-        raise typer.Exit(130) from None
 
 
 @contextmanager
@@ -310,9 +293,8 @@ def _reporter(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
         yield report
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
+app.command()(hub_cli.push)
+app.command()(hub_cli.pull)
 
 if __name__ == "__main__":
     app()

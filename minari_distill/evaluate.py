@@ -11,8 +11,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
 
+from minari_distill.env_specs import read_env_spec
 from minari_distill.errors import EnvironmentUnavailable
 from minari_distill.progress import Progress, Report, silent
 from minari_distill.spaces import SpaceCodec
@@ -207,7 +207,9 @@ def make_environment(source: Source, **kwargs: Any) -> gymnasium.Env:
             "policy.act(observation)."
         )
     try:
-        return gymnasium.make(EnvSpec.from_json(spec), **kwargs)
+        return gymnasium.make(read_env_spec(spec), **kwargs)
+    except EnvironmentUnavailable:
+        raise
     except Exception as error:  # any import of any package may fail in any way here
         needs = f" It asks for: {', '.join(source.requirements)}." if source.requirements else ""
         raise EnvironmentUnavailable(

@@ -26,6 +26,12 @@ from minari_distill.layout import PARQUET
 from minari_distill.synset import Synset
 
 USAGE = "usage"
+
+
+class CardKept(UserWarning):
+    """A section that someone has edited was left as it is."""
+
+
 _BLOCK = re.compile(
     r"<!-- minari-distill: (?P<name>[-\w]+) (?P<digest>[0-9a-f]{16}) -->\r?\n"
     r"(?P<body>.*?)"
@@ -191,7 +197,7 @@ def _put_block(text: str, name: str, body: str) -> str:
                 warnings.warn(
                     f"The card's section on {name} was edited by hand and stays as it is. To have it written anew, "
                     "delete it from README.md, comments and all, and push again.",
-                    UserWarning,
+                    CardKept,
                     stacklevel=2,
                 )
                 return text
