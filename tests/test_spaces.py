@@ -24,7 +24,8 @@ def boxes(draw, dtypes, largest: int):
     """Boxes of a dtype and shape, unbounded, half bounded or bounded, each number of its own."""
     dtype, shape = np.dtype(draw(st.sampled_from(dtypes))), draw(shapes)
     if dtype.kind == "f":
-        finite = st.floats(-1e4, 1e4, width=8 * dtype.itemsize)
+        # + 0.0 for no −0.0: NumPy refuses to sample between 0.0 and −0.0
+        finite = st.floats(-1e4, 1e4, width=8 * dtype.itemsize).map(lambda x: x + 0.0)
         low = draw(hnp.arrays(dtype, shape, elements=finite))
         high = np.maximum(low, draw(hnp.arrays(dtype, shape, elements=finite)))
         low = np.where(draw(hnp.arrays(bool, shape)), low, dtype.type(-np.inf))
