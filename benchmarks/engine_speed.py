@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import autograd_reference
 from minari_distill.config import DistillConfig, make_config
-from minari_distill.inner import rounding
+from minari_distill.inner.loop import NARROW
 from minari_distill.networks import Architecture
 from minari_distill.outer import OuterLoop, Problem
 
@@ -66,20 +66,20 @@ def limit_seconds(config: DistillConfig, device: torch.device) -> tuple[float, f
     """(seconds, operations) of the matrix products of one outer step."""
     seconds = operations = 0.0
     K = config.n_students
-    with rounding(True):
-        for count, (m, k, n) in products(config):
-            wide = config.precision == "bfloat16" and min(m, k, n) >= 64
-            torch.set_float32_matmul_precision("medium" if wide else "highest")
-            copies = max(2, min(50, int(2e8 / (4 * K * (m * k + k * n + m * n)))))  # about 200 MB: no cache
-            a, b = torch.randn(copies, K, m, k, device=device), torch.randn(copies, K, k, n, device=device)
-            out = torch.empty(copies, K, m, n, device=device)
+    where: dict = {"device": device, "dtype": NARROW[config.precision]}
+    for count, (m, k, n) in products(config):
+        copies = max(2, min(50, int(2e8 / (4 * K * (m * k + k * n + m * n)))))  # about 200 MB: no cache
+        a, b = torch.zeros(copies, K, m, k, **where), torch.zeros(copies, K, k, n, **where)
+        a.normal_()
+        b.normal_()
+        out = torch.empty(copies, K, m, n, **where)
 
-            def one_round(a=a, b=b, out=out, copies=copies) -> None:
-                for c in range(copies):
-                    torch.bmm(a[c], b[c], out=out[c])
+        def one_round(a=a, b=b, out=out, copies=copies) -> None:
+            for c in range(copies):
+                torch.bmm(a[c], b[c], out=out[c])
 
-            seconds += timed(one_round, device) / copies * count
-            operations += 2.0 * m * k * n * K * count
+        seconds += timed(one_round, device) / copies * count
+        operations += 2.0 * m * k * n * K * count
     return seconds, operations
 
 

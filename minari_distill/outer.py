@@ -26,7 +26,7 @@ from torch import Tensor
 
 from minari_distill.config import DistillConfig
 from minari_distill.errors import Diverged
-from minari_distill.inner import InnerLoop, rounding
+from minari_distill.inner import InnerLoop
 from minari_distill.inner.mlp import Parameters, Passes, Record
 from minari_distill.networks import Architecture, initialize
 from minari_distill.team import Team
@@ -93,10 +93,9 @@ class OuterLoop:
 
         K, B = len(self.students), config.outer_batch
         where: dict[str, Any] = {"dtype": dtype, "device": device}
-        rounded = self.inner.rounded
-        self._outer = _BatchLoss(self.arch, K, B, rounded, **where)
+        self._outer = _BatchLoss(self.arch, K, B, **where)
         held = min(len(problem.held_obs), _VALIDATION_STATES)
-        self._held = _BatchLoss(self.arch, config.validation_students, held, rounded, **where)
+        self._held = _BatchLoss(self.arch, config.validation_students, held, **where)
         self._held_indices = torch.randperm(
             len(problem.held_obs), generator=_generator(torch.device("cpu"), config.seed, -2)
         )[:held].to(device)
@@ -123,19 +122,18 @@ class OuterLoop:
     @torch.no_grad()
     def step(self) -> None:
         """One outer step; nothing is read back from the device."""
-        with rounding(self.inner.rounded):
-            start, _ = self._draw()
-            self.inner.begin(self._theta_0, self.S, self.A)
-            if self.pool:
-                self.pool.enter(self.step_count)
-            for _ in range(start):
-                self._replay_advance()
-            self._replay_finish()
-            if self.pool:
-                self.pool.leave(self.step_count)
-            loss, gS, gA = self._known_gradient()
-            self.team.sum(loss, gS, gA)
-            self._update(gS, gA)
+        start, _ = self._draw()
+        self.inner.begin(self._theta_0, self.S, self.A)
+        if self.pool:
+            self.pool.enter(self.step_count)
+        for _ in range(start):
+            self._replay_advance()
+        self._replay_finish()
+        if self.pool:
+            self.pool.leave(self.step_count)
+        loss, gS, gA = self._known_gradient()
+        self.team.sum(loss, gS, gA)
+        self._update(gS, gA)
         self.loss_sum += loss
         self.loss_count += 1
         self.step_count += 1
@@ -166,7 +164,7 @@ class OuterLoop:
             self.pool.note_end()
         loss = self._outer.gradient(Parameters.of(theta, self.arch), self._lam)
         self._lam.flat.mul_(1.0 / self.config.n_students)
-        gS, gA = self.inner.walk_back(self._lam.flat)
+        gS, gA = self.inner.meta_gradient(self._lam.flat)
         self._gradient = (loss.sum() / self.config.n_students, gS, gA)
 
     def _known_gradient(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,12 +227,11 @@ class OuterLoop:
     @torch.no_grad()
     def held_out_loss(self) -> float:
         """H on the held-out states, of students with fixed seeds trained by the whole recipe."""
-        with rounding(self.inner.rounded):
-            theta = self.validation.train(self._theta_val, self.S, self.A, steps=self.config.inner_steps)
-            for k in range(self.config.validation_students):
-                p = self.problem
-                self._held.load(k, p.held_obs, p.held_target, p.held_weight, self._held_indices)
-            return self._held.value(Parameters.of(theta, self.arch)).mean().item()
+        theta = self.validation.train(self._theta_val, self.S, self.A, steps=self.config.inner_steps)
+        p = self.problem
+        for k in range(self.config.validation_students):
+            self._held.load(k, p.held_obs, p.held_target, p.held_weight, self._held_indices)
+        return self._held.value(Parameters.of(theta, self.arch)).mean().item()
 
     def read_loss(self) -> float:
         """Mean outer loss since the last reading; stops a run whose gradients stay infinite or NaN.
@@ -320,8 +317,7 @@ class StudentPool:
 
     def note_end(self) -> None:
         """Copy the students at the window's end, before the way back runs parts of it again."""
-        last = self.inner.last_segment
-        for copy, now in zip(self._end, self.inner.state(last), strict=True):
+        for copy, now in zip(self._end, self.inner.state(), strict=True):
             copy.copy_(now)
 
     def leave(self, step: int) -> None:
@@ -340,19 +336,10 @@ class StudentPool:
 class _BatchLoss:
     """H of K students, each on its own B states: value, and gradient by the hand-written passes."""
 
-    def __init__(
-        self,
-        arch: Architecture,
-        K: int,
-        B: int,
-        rounded: bool,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-    ):
+    def __init__(self, arch: Architecture, K: int, B: int, *, dtype: torch.dtype, device: torch.device):
         where: dict[str, Any] = {"dtype": dtype, "device": device}
-        self.passes = Passes(arch, K, B, rounded=rounded, **where)
-        self.record = Record.empty(arch, K, B, **where)
+        self.passes = Passes(arch, K, B, wide=dtype, **where)
+        self.record = Record.empty(arch, K, B, wide=dtype, **where)
         self.obs = torch.zeros(K, B, arch.obs_dim, **where)
         self.target = torch.zeros(K, B, arch.act_dim, **where)
         self.weight = torch.zeros(K, B, 1, **where)

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import autograd_reference
 from minari_distill.config import StudentRecipe
-from minari_distill.inner import InnerLoop, rounding
+from minari_distill.inner import InnerLoop
 from minari_distill.networks import Architecture, forward, initialize, views
 
 OBS, ACT, N = 5, 3, 12
@@ -180,14 +180,13 @@ def test_equals_the_published_procedure(momentum):
     assert relative(mine[1], dA) < 1e-10
 
 
-def test_bfloat16_products_stay_near_and_the_setting_is_put_back():
+def test_bfloat16_products_stay_near():
     """Rounded matrix products keep the meta-gradient's direction (cosine above 0.9) at full width."""
     recipe = StudentRecipe(optimizer="momentum", lr=0.2, output_gain=0.01, steps=40)
     g = torch.Generator().manual_seed(0)
     arch = Architecture.of(recipe, OBS, ACT)
     theta_0 = initialize(arch, 1, output_gain=0.01, generator=g)
     S, A = torch.randn(64, OBS, generator=g), torch.tanh(torch.randn(64, ACT, generator=g))
-    before = torch.get_float32_matmul_precision()
     result = []
     for precision in ("float32", "bfloat16"):
         loop = InnerLoop(recipe, obs_dim=OBS, act_dim=ACT, n_syn=64, window=20, precision=precision)
@@ -195,7 +194,3 @@ def test_bfloat16_products_stay_near_and_the_setting_is_put_back():
         (lam,) = torch.autograd.grad(outer_loss(leaf, S.flip(0), A, arch), leaf)
         result.append(torch.cat([x.flatten() for x in loop.meta_gradient(lam)]))
     assert torch.nn.functional.cosine_similarity(*result, dim=0) > 0.9
-    with pytest.raises(RuntimeError), rounding(True):
-        torch.set_float32_matmul_precision("medium")
-        raise RuntimeError
-    assert torch.get_float32_matmul_precision() == before

@@ -1,6 +1,5 @@
 """The inner loop: behavioural cloning of K students on the synset, and its exact adjoint."""
 
 from minari_distill.inner.loop import InnerLoop
-from minari_distill.inner.mlp import rounding
 
-__all__ = ["InnerLoop", "rounding"]
+__all__ = ["InnerLoop"]

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from minari_distill.config import StudentRecipe
-from minari_distill.inner.mlp import Parameters, Passes, Record, rounding
+from minari_distill.inner.mlp import Parameters, Passes, Record
 from minari_distill.inner.optimizers import Adam, Sgd, inner_optimizer
 from minari_distill.networks import Architecture
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+# Of the parameters and the results, and of the hidden layers with their matrix products.
+WIDE = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+NARROW = WIDE | {"bfloat16": torch.bfloat16}
 
 
 class InnerLoop:
@@ -31,7 +33,8 @@ class InnerLoop:
         recipe: optimiser, learning rate, head, widths.
         obs_dim, act_dim, n_syn, n_students: sizes; K = n_students.
         window: W, the most steps that `meta_gradient` will walk back; 0 if it never will.
-        device, precision: where, and in which numbers ("bfloat16" rounds only the inputs of wide matrix products).
+        device, precision: where, and in which numbers. In "bfloat16" the hidden layers and their products are;
+            the parameters under training, the optimiser's state, λ, the head and the result stay float32.
         memory_budget: bytes that the window's records may take.
     """
 
@@ -49,43 +52,43 @@ class InnerLoop:
         memory_budget: float = 8e9,
     ):
         self.arch = Architecture.of(recipe, obs_dim, act_dim)
-        self.K, self.n, self.rounded = n_students, n_syn, precision == "bfloat16"
-        dtype, device = DTYPES[precision], torch.device(device)
-        where: dict = {"dtype": dtype, "device": device}
+        self.K, self.n = n_students, n_syn
+        device = torch.device(device)
+        wide: dict = {"dtype": WIDE[precision], "device": device}
+        narrow: dict = {"dtype": NARROW[precision], "device": device}
+        both = {**narrow, "wide": WIDE[precision]}
         shape = (self.K, self.arch.n_parameters)
 
         numbers = Record.numbers(self.arch, n_syn) + (1 + (3 if recipe.optimizer == "adam" else 0)) * shape[1]
-        fits = max(1, int(memory_budget // (numbers * self.K * dtype.itemsize)))
+        fits = max(1, int(memory_budget // (numbers * self.K * NARROW[precision].itemsize)))
         segments = max(1, -(-window // fits))
         self.segment = max(1, -(-window // segments))  # steps whose records are kept at once
 
-        self.passes = Passes(self.arch, self.K, n_syn, rounded=self.rounded, **where)
-        self.tape = [Record.empty(self.arch, self.K, n_syn, **where) for _ in range(self.segment)]
-        room = torch.zeros(self.segment + 1, *shape, **where)
+        self.passes = Passes(self.arch, self.K, n_syn, **both)
+        self.tape = [Record.empty(self.arch, self.K, n_syn, **both) for _ in range(self.segment)]
+        self.master = torch.zeros(shape, **wide)  # θ under training; `theta` holds what the passes read
+        room = torch.zeros(self.segment, *shape, **narrow)
         self.theta = [Parameters.of(row, self.arch) for row in room]
-        self.grad = Parameters.of(torch.zeros(shape, **where), self.arch)
-        self.optimizer: Sgd | Adam = inner_optimizer(recipe, self.grad.flat, self.segment)
-        # SGD's and momentum's own steps do not depend on the loss's scale: one number serves every step.
+        self.grad = Parameters.of(torch.zeros(shape, **narrow), self.arch)
+        self.optimizer: Sgd | Adam = inner_optimizer(recipe, self.master, self.segment)
         self.weight = 1.0 / n_syn if self.arch.head == "softmax" else 1.0 / (n_syn * act_dim)
-        self.S = torch.zeros(self.K, n_syn, obs_dim, **where)
-        self.A = torch.zeros(1, n_syn, act_dim, **where)
+        self.S = torch.zeros(self.K, n_syn, obs_dim, **narrow)
+        self.A = torch.zeros(1, n_syn, act_dim, **wide)
         self._saved: list[list[Tensor]] = []
         self._lengths: list[int] = []
         if window:
-            self.lam = Parameters.of(torch.zeros(shape, **where), self.arch)
-            self.V = Parameters.of(torch.zeros(shape, **where), self.arch)
-            self.dS = torch.zeros_like(self.S)
-            self.dA = torch.zeros(self.K, n_syn, act_dim, **where)
-            self._saved = [
-                [torch.zeros(shape, **where), *(torch.zeros_like(s) for s in self.optimizer.state())]
-                for _ in range(segments - 1)
-            ]
+            self.lam = torch.zeros(shape, **wide)
+            self.V = Parameters.of(torch.zeros(shape, **narrow), self.arch)
+            self.hvp = Parameters.of(torch.zeros(shape, **narrow), self.arch)
+            self.dS = torch.zeros(self.K, n_syn, obs_dim, **wide)
+            self.dA = torch.zeros(self.K, n_syn, act_dim, **wide)
+            self._saved = [[torch.zeros_like(t) for t in self.state()] for _ in range(segments - 1)]
 
     def begin(self, theta_0: Tensor, S: Tensor, A: Tensor) -> None:
         """Load fresh students (K, P) and the synset: S (n, obs_dim) normalised, A (n, act_dim)."""
         self.S.copy_(S.expand_as(self.S))
         self.A.copy_(A)
-        self.theta[0].flat.copy_(theta_0)
+        self.master.copy_(theta_0)
         self.optimizer.reset()
 
     def resume(self, students: list[Tensor]) -> None:
@@ -95,7 +98,7 @@ class InnerLoop:
 
     def advance(self) -> None:
         """One inner step that leaves no record."""
-        self._step(0, 0)
+        self._step(0)
 
     def record(self, window: int) -> Tensor:
         """The last `window` inner steps, recorded for `meta_gradient`; returns θ_T (K, P)."""
@@ -108,40 +111,28 @@ class InnerLoop:
                 self.advance()
         return self._run_segment(self._lengths[-1])
 
-    @property
-    def last_segment(self) -> int:
-        """How many steps of the recorded window lie in its last segment."""
-        return self._lengths[-1]
-
     def train(self, theta_0: Tensor, S: Tensor, A: Tensor, *, steps: int, window: int = 0) -> Tensor:
         """θ after `steps` steps from `theta_0`, (K, P), with the last `window` of them recorded."""
-        with rounding(self.rounded):
-            self.begin(theta_0, S, A)
-            for _ in range(steps - window):
-                self.advance()
-            return self.record(window) if window else self.theta[0].flat
+        self.begin(theta_0, S, A)
+        for _ in range(steps - window):
+            self.advance()
+        return self.record(window) if window else self.master
 
     def meta_gradient(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         """(∂H/∂S, ∂H/∂A), (n, obs_dim) and (n, act_dim), of the recorded window; `lam` is ∂H/∂θ_T (K, P).
 
         H is summed over the students; S is shared, so its gradient is the sum of theirs.
         """
-        with rounding(self.rounded):
-            return self.walk_back(lam)
-
-    def walk_back(self, lam: Tensor) -> tuple[Tensor, Tensor]:
-        """`meta_gradient` without touching the process's matrix-product precision."""
-        self.lam.flat.copy_(lam)
+        self.lam.copy_(lam)
         self.dS.zero_()
         self.dA.zero_()
         self.optimizer.begin_adjoint()
         for index in range(len(self._lengths) - 1, -1, -1):
             if index < len(self._lengths) - 1:  # the last segment's records are still there
-                for copy, now in zip(self._saved[index], self.state(), strict=True):
-                    now.copy_(copy)
+                self.resume(self._saved[index])
                 self._run_segment(self._lengths[index])
             for slot in range(self._lengths[index] - 1, -1, -1):
-                self.optimizer.direction(self.lam.flat, slot, self.V.flat)
+                self.optimizer.direction(self.lam, slot, self.V.flat)
                 self.passes.tangent(
                     self.theta[slot],
                     self.S,
@@ -149,22 +140,24 @@ class InnerLoop:
                     self.weight,
                     self.tape[slot],
                     self.V,
-                    hvp=self.lam,
+                    hvp=self.hvp,
                     dS=self.dS,
                     dA=self.dA,
                 )
+                self.lam.add_(self.hvp.flat)
         return self.dS.sum(0), self.dA.sum(0)
 
-    def state(self, steps: int = 0) -> list[Tensor]:
-        """θ and the optimiser's state, `steps` steps into the segment that was recorded last."""
-        return [self.theta[steps].flat, *self.optimizer.state()]
+    def state(self) -> list[Tensor]:
+        """The students as they are now: θ (K, P) and the optimiser's state."""
+        return [self.master, *self.optimizer.state()]
 
     def _run_segment(self, length: int) -> Tensor:
         for slot in range(length):
-            self._step(slot, slot + 1)
-        return self.theta[length].flat
+            self._step(slot)
+        return self.master
 
-    def _step(self, slot: int, to: int) -> None:
+    def _step(self, slot: int) -> None:
         theta = self.theta[slot]
+        theta.flat.copy_(self.master)
         self.passes.gradient(theta, self.S, self.A, self.weight, self.tape[slot], self.grad)
-        self.optimizer.step(theta.flat, self.grad.flat, slot, self.theta[to].flat)
+        self.optimizer.step(self.master, self.grad.flat, slot)

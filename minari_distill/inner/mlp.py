@@ -21,8 +21,6 @@ accumulated where the sum is kept (`baddbmm_`), so little but matrix products is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -61,17 +59,27 @@ class Record:
     hidden: list[Tensor]  # h_1 … h_{L-1}, each (K, n, width)
     hidden_T: list[Tensor]
     deltas: list[Tensor]  # δ_1 … δ_L, each (K, n, out)
-    output: Tensor  # y, (K, n, act_dim)
+    output: Tensor  # y, (K, n, act_dim), in the wide type
 
     @classmethod
-    def empty(cls, arch: Architecture, K: int, n: int, *, dtype: torch.dtype, device: torch.device) -> Record:
+    def empty(
+        cls,
+        arch: Architecture,
+        K: int,
+        n: int,
+        *,
+        dtype: torch.dtype,
+        wide: torch.dtype,
+        device: torch.device,
+    ) -> Record:
         """Room for one step; reused, since fresh memory would cost a page fault at every step."""
 
         def room(width: int) -> Tensor:
             return torch.empty(K, n, width, dtype=dtype, device=device)
 
         hidden = [room(w) for w in arch.hidden]
-        return cls(hidden, _transposed(hidden), [room(o) for _, o in arch.shapes], room(arch.act_dim))
+        output = torch.empty(K, n, arch.act_dim, dtype=wide, device=device)
+        return cls(hidden, _transposed(hidden), [room(o) for _, o in arch.shapes], output)
 
     @staticmethod
     def numbers(arch: Architecture, n: int) -> int:
@@ -79,36 +87,12 @@ class Record:
         return n * (sum(arch.hidden) + sum(o for _, o in arch.shapes) + arch.act_dim)
 
 
-def _set_precision(precision: str) -> None:
-    """PyTorch's switch for the products that follow: "highest" or "medium" (bfloat16 inputs, float32 sums)."""
-    if torch.get_float32_matmul_precision() != precision:
-        torch.set_float32_matmul_precision(precision)
-
-
-def _keep_precision(precision: str) -> None:
-    """No switch: every product is of the tensors' own type."""
-
-
-@contextmanager
-def rounding(rounded: bool) -> Iterator[None]:
-    """Put PyTorch's matrix-product precision back after passes with `rounded` products.
-
-    On CPUs with AMX or AVX512-BF16 "medium" means bfloat16 inputs, on GPUs TF32 or bfloat16; elsewhere nothing.
-    """
-    before = torch.get_float32_matmul_precision()
-    try:
-        yield
-    finally:
-        if rounded:
-            torch.set_float32_matmul_precision(before)
-
-
 class Passes:
     """The passes for K students on n pairs, with the scratch memory that they share.
 
     `weight` is c: one number, or (K, n, 1) for weighted pairs. `targets` A is (K or 1, n, act_dim).
-    With `rounded`, the products of wide layers may round their inputs to bfloat16 (sums stay float32);
-    narrow ones, cheap and near the data, never do. Call the passes within `rounding(rounded)` then.
+    `dtype` is the type of the hidden layers and of the parameters given; the head, A and the weight stay in
+    `wide`, since y − A is a small difference of large numbers.
     """
 
     def __init__(
@@ -118,17 +102,14 @@ class Passes:
         n: int,
         *,
         dtype: torch.dtype,
+        wide: torch.dtype,
         device: torch.device,
-        rounded: bool = False,
     ):
         if arch.residual:
             raise ConfigError(
                 "The inner loop differentiates plain MLPs; residual students can only be trained."
             )
         self.arch, self.K, self.n = arch, K, n
-        # Below this width a product costs less than the conversions that rounding brings.
-        self._precision = ["medium" if rounded and min(shape) >= 64 else "highest" for shape in arch.shapes]
-        self._enter = _set_precision if rounded else _keep_precision
 
         def room(width: int) -> Tensor:
             return torch.empty(K, n, width, dtype=dtype, device=device)
@@ -136,8 +117,10 @@ class Passes:
         self._tangents = [room(w) for w in arch.hidden]  # ḣ_l
         self._tangents_T = _transposed(self._tangents)
         self._delta_dots = [room(o) for _, o in arch.shapes]  # δ̇_l
-        self._head_dot = room(arch.act_dim)
-        self._bias = [torch.empty(K, 1, o, dtype=dtype, device=device) for _, o in arch.shapes]
+        self._head = room(arch.act_dim)  # z_L or ż_L as the last product leaves it
+        self._head_wide, self._slope = (
+            torch.empty(K, n, arch.act_dim, dtype=wide, device=device) for _ in range(2)
+        )
 
     def gradient(
         self, theta: Parameters, S: Tensor, A: Tensor, weight: Tensor | float, tape: Record, grad: Parameters
@@ -146,16 +129,13 @@ class Passes:
         last = len(theta.weights) - 1
         h = S
         for l in range(last):
-            self._enter(self._precision[l])
             # bmm, then add: baddbmm with a broadcast bias is a fifth slower on a CPU.
             z = torch.bmm(h, theta.weights[l], out=tape.hidden[l]).add_(theta.biases[l])
             h = z.clamp_min_(0.0)
-        self._enter(self._precision[last])
-        z = torch.bmm(h, theta.weights[last], out=tape.output).add_(theta.biases[last])
-        self._head_delta(z, A, weight, tape)
+        torch.bmm(h, theta.weights[last], out=self._head).add_(theta.biases[last])
+        self._head_delta(A, weight, tape)
         for l in range(last, -1, -1):
             delta = tape.deltas[l]
-            self._enter(self._precision[l])
             torch.bmm(tape.hidden_T[l - 1] if l else S.transpose(1, 2), delta, out=grad.weights[l])
             torch.sum(delta, 1, keepdim=True, out=grad.biases[l])
             if l:
@@ -175,33 +155,30 @@ class Passes:
         dS: Tensor,
         dA: Tensor,
     ) -> None:
-        """Add ∇²L V to `hvp`, and ∇_S⟨∇_θ L, V⟩, ∇_A⟨∇_θ L, V⟩ to `dS` and `dA` (K, n, ·)."""
+        """Write ∇²L V into `hvp`, and add ∇_S⟨∇_θ L, V⟩, ∇_A⟨∇_θ L, V⟩ to `dS` and `dA` (K, n, ·)."""
         last = len(theta.weights) - 1
         for l in range(last):
             dot = self._tangents[l]
             self._tangent_layer(theta, S, tape, V, l, dot)
             _mask(dot, tape.hidden[l], 0, grad_input=dot)
-        self._tangent_layer(theta, S, tape, V, last, self._head_dot)
+        self._tangent_layer(theta, S, tape, V, last, self._head)
         self._head_delta_dot(A, weight, tape, dA)
         for l in range(last, -1, -1):
             delta, delta_dot = tape.deltas[l], self._delta_dots[l]
-            self._enter(self._precision[l])
-            hvp.weights[l].baddbmm_(tape.hidden_T[l - 1] if l else S.transpose(1, 2), delta_dot)
-            hvp.biases[l].add_(torch.sum(delta_dot, 1, keepdim=True, out=self._bias[l]))
+            torch.bmm(tape.hidden_T[l - 1] if l else S.transpose(1, 2), delta_dot, out=hvp.weights[l])
+            torch.sum(delta_dot, 1, keepdim=True, out=hvp.biases[l])
             if l:
                 hvp.weights[l].baddbmm_(self._tangents_T[l - 1], delta)
                 back = torch.bmm(delta_dot, theta.weights_T[l], out=self._delta_dots[l - 1])
                 back.baddbmm_(delta, V.weights_T[l])
                 _mask(back, tape.hidden[l - 1], 0, grad_input=back)
             else:
-                dS.baddbmm_(delta_dot, theta.weights_T[0])
-                dS.baddbmm_(delta, V.weights_T[0])
+                dS.add_(torch.bmm(delta_dot, theta.weights_T[0]).baddbmm_(delta, V.weights_T[0]))
 
     def _tangent_layer(
         self, theta: Parameters, S: Tensor, tape: Record, V: Parameters, l: int, out: Tensor
     ) -> None:
         """ż_l = ḣ_{l-1} W_l + h_{l-1} V_l + v_l."""
-        self._enter(self._precision[l])
         torch.bmm(tape.hidden[l - 1] if l else S, V.weights[l], out=out).add_(V.biases[l])
         if l:
             out.baddbmm_(self._tangents[l - 1], theta.weights[l])
@@ -212,39 +189,41 @@ class Passes:
     #   softmax  L = −Σ c A·log p(z),   δ = c (p ΣA − A),  δ̇ = c ṗ ΣA,             ∂L/∂A ↦ −c (ż − Σpż)
     # where ẏ = (1−y²) ż and ṗ = p ⊙ (ż − Σpż).
 
-    def _head_delta(self, z: Tensor, A: Tensor, weight: Tensor | float, tape: Record) -> None:
-        """Turn z_L into y, in place, and write δ_L."""
-        delta = tape.deltas[-1]
+    def _head_delta(self, A: Tensor, weight: Tensor | float, tape: Record) -> None:
+        """Write y and δ_L from z_L."""
+        y, delta = tape.output.copy_(self._head), self._head_wide
         if self.arch.head == "softmax":
-            p = z.copy_(torch.softmax(z, -1))
-            torch.mul(p, A.sum(-1, keepdim=True), out=delta)
+            y.copy_(torch.softmax(y, -1))
+            torch.mul(y, A.sum(-1, keepdim=True), out=delta)
             delta.sub_(A).mul_(weight)
-            return
-        if self.arch.head == "tanh":
-            y = torch.tanh(z, out=z)
-            torch.sub(y, A, out=delta)
-            delta.mul_(torch.mul(y, y).neg_().add_(1.0))
         else:
-            torch.sub(z, A, out=delta)
-        delta.mul_(weight).mul_(2.0)
+            if self.arch.head == "tanh":
+                y.tanh_()
+            torch.sub(y, A, out=delta)
+            if self.arch.head == "tanh":
+                delta.mul_(self._one_minus_square(y))
+            delta.mul_(weight).mul_(2.0)
+        tape.deltas[-1].copy_(delta)
 
     def _head_delta_dot(self, A: Tensor, weight: Tensor | float, tape: Record, dA: Tensor) -> None:
         """Write δ̇_L from ż_L, and charge A with its share."""
-        zdot, y, out = self._head_dot, tape.output, self._delta_dots[-1]
+        y, zdot = tape.output, self._head_wide.copy_(self._head)
         if self.arch.head == "softmax":
-            centred = zdot.sub_((y * zdot).sum(-1, keepdim=True))
-            dA.sub_(centred * weight)
-            torch.mul(y, centred, out=out)
-            out.mul_(A.sum(-1, keepdim=True)).mul_(weight)
-            return
-        zdot.mul_(weight).mul_(2.0)
-        if self.arch.head == "tanh":
-            slope = torch.mul(y, y).neg_().add_(1.0)
-            ydot = zdot.mul_(slope)
-            torch.mul(ydot, slope.sub_((y - A).mul_(y), alpha=2.0), out=out)
+            zdot.sub_((y * zdot).sum(-1, keepdim=True)).mul_(weight)  # c (ż − Σpż)
+            dA.sub_(zdot)
+            zdot.mul_(y).mul_(A.sum(-1, keepdim=True))
         else:
-            out.copy_(zdot)
-        dA.sub_(zdot)
+            zdot.mul_(weight).mul_(2.0)
+            if self.arch.head == "tanh":
+                slope = self._one_minus_square(y)
+                zdot.mul_(slope)  # 2c ẏ
+            dA.sub_(zdot)
+            if self.arch.head == "tanh":
+                zdot.mul_(slope.sub_((y - A).mul_(y), alpha=2.0))
+        self._delta_dots[-1].copy_(zdot)
+
+    def _one_minus_square(self, y: Tensor) -> Tensor:
+        return torch.mul(y, y, out=self._slope).neg_().add_(1.0)
 
     def loss(self, tape: Record, A: Tensor, weight: Tensor | float) -> Tensor:
         """L of each student (K,), from the outputs in `tape`."""

@@ -39,9 +39,9 @@ class Sgd:
     def reset(self) -> None:
         """Back to step 0."""
 
-    def step(self, theta: Tensor, grad: Tensor, slot: int, out: Tensor) -> None:
-        """Write θ' to `out` (which may be θ itself); `slot` says where to note what the adjoint needs."""
-        torch.add(theta, grad, alpha=-self.lr, out=out)
+    def step(self, theta: Tensor, grad: Tensor, slot: int) -> None:
+        """θ ← θ', in place; `slot` says where to note what the adjoint needs."""
+        theta.add_(grad, alpha=-self.lr)
 
     def begin_adjoint(self) -> None:
         """∂H/∂(state) = 0 at the end of the loop."""
@@ -68,10 +68,10 @@ class Momentum(Sgd):
         """m = 0."""
         self.m.zero_()
 
-    def step(self, theta: Tensor, grad: Tensor, slot: int, out: Tensor) -> None:
+    def step(self, theta: Tensor, grad: Tensor, slot: int) -> None:
         """One step; the adjoint is linear and needs nothing from it."""
         torch.add(grad, self.m, alpha=self.momentum, out=self.m)
-        torch.add(theta, self.m, alpha=-self.lr, out=out)
+        theta.add_(self.m, alpha=-self.lr)
 
     def begin_adjoint(self) -> None:
         """ν = 0."""
@@ -79,8 +79,9 @@ class Momentum(Sgd):
 
     def direction(self, lam: Tensor, slot: int, out: Tensor) -> None:
         """V = ν − α λ; ν ← μ V."""
-        torch.add(self.nu, lam, alpha=-self.lr, out=out)
-        torch.mul(out, self.momentum, out=self.nu)
+        self.nu.add_(lam, alpha=-self.lr)
+        out.copy_(self.nu)
+        self.nu.mul_(self.momentum)
 
 
 class Adam(Sgd):
@@ -110,19 +111,19 @@ class Adam(Sgd):
         self.v.zero_()
         self.powers.fill_(1.0)
 
-    def step(self, theta: Tensor, grad: Tensor, slot: int, out: Tensor) -> None:
+    def step(self, theta: Tensor, grad: Tensor, slot: int) -> None:
         """One step; notes g, m', v' and the bias corrections."""
-        self.m.mul_(self.beta1).add_(grad, alpha=1 - self.beta1)
-        self.v.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-        self.powers.mul_(self.betas)
         g, m, v = self.tape[slot]
         g.copy_(grad)
+        self.m.mul_(self.beta1).add_(g, alpha=1 - self.beta1)
+        self.v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
+        self.powers.mul_(self.betas)
         m.copy_(self.m)
         v.copy_(self.v)
         self.tape_powers[slot].copy_(self.powers)
         c1, c2 = (1 - self.powers).to(theta.dtype)
         step = (m / c1).div_((v / c2).sqrt_().add_(self.eps))
-        torch.add(theta, step, alpha=-self.lr, out=out)
+        theta.add_(step, alpha=-self.lr)
 
     def begin_adjoint(self) -> None:
         """∂H/∂m = ∂H/∂v = 0."""
@@ -140,8 +141,7 @@ class Adam(Sgd):
         slope_v = lam * (m / c1) / (denominator.square_() * root.mul_(c2)) * (self.lr / 2)
         M = self.adj_m.add_(slope_m)
         N = self.adj_v.add_(torch.where(v > 0, slope_v, torch.zeros_like(slope_v)))
-        torch.mul(M, 1 - self.beta1, out=out)
-        out.addcmul_(g, N, value=2 * (1 - self.beta2))
+        out.copy_((M * (1 - self.beta1)).addcmul_(g, N, value=2 * (1 - self.beta2)))
         M.mul_(self.beta1)
         N.mul_(self.beta2)
 
