@@ -1,0 +1,93 @@
+"""The command line: each command's help, a run, its JSON, and a failing run."""
+
+import json
+import re
+
+import minari
+import pytest
+from typer.testing import CliRunner
+
+import minari_distill as md
+from minari_distill.cli import app, sparkline
+from minari_distill.transitions import EMBEDDED_ID
+from tests.test_distill import TINY
+
+runner = CliRunner()
+FLAGS = [x for k, v in TINY.items() if k != "n_syn" for x in ("--set", f"{k}={v}")]
+FLAGS += ["--n-syn", "16", "--objective", "dbc", "--set", "initializer=random"]
+
+
+def run(*arguments):
+    return runner.invoke(app, [str(a) for a in arguments])
+
+
+def plain(text):
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+
+
+@pytest.fixture
+def synset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("distill", EMBEDDED_ID, "-o", "me/hop-v0", *FLAGS, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("command", ["distill", "evaluate", "show", "demo"])
+def test_every_command_explains_itself_with_an_example(command):
+    """--help works and shows a command line to copy."""
+    result = run(command, "--help")
+    assert result.exit_code == 0 and f"minari-distill {command}" in plain(result.stdout)
+
+
+def test_distil_evaluate_show(synset):
+    """A synset is saved where Minari finds it, evaluated, shown; each answers in JSON too."""
+    assert synset["id"] == "me/hop-v0" and synset["n_syn"] == 16 and synset["stopped"] is False
+    assert "me/hop-v0" in minari.list_local_datasets()
+    result = run("evaluate", "me/hop-v0", "--students", 2, "--episodes", 2)
+    assert result.exit_code == 0 and "2 policies × 2 episodes" in plain(result.output)
+    assert "Reference scores: D4RL's table" in plain(result.output)
+    score = json.loads(run("evaluate", "me/hop-v0", "--students", 1, "--episodes", 1, "--json").stdout)
+    assert score["recipe"] == "recipe" and score["n_episodes"] == 1
+    assert "Hopper-v5" in run("show", "me/hop-v0").stdout
+    assert json.loads(run("show", "me/hop-v0", "--json").stdout)["n_syn"] == 16
+
+
+def test_a_second_synset_of_one_id_is_refused_before_anything_is_computed(synset):
+    """With the way to replace it."""
+    result = run("distill", EMBEDDED_ID, "-o", "me/hop-v0", *FLAGS, "--run-dir", "other")
+    assert result.exit_code == 1 and "overwrite" in plain(result.output)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+FAILURES = [
+    (["distill", "mujoco/hoper/medium-v0"], "mujoco/hoper/medium-v0"),
+    (["distill", EMBEDDED_ID, "--set", "inner_lr"], "--set 'inner_lr' must be name=value"),
+    (["distill", EMBEDDED_ID, "--set", "iner_lr=1"], "Did you mean 'inner_lr'?"),
+    (["distill", EMBEDDED_ID, "--preset", "quik"], "Did you mean 'quick'?"),
+    (["distill", EMBEDDED_ID, "--teacher", "none.safetensors"], "does not exist"),
+    (["evaluate", "me/none-v0"], "me/none-v0"),
+    (["show", "me/none-v0"], "me/none-v0"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), FAILURES)
+def test_a_failing_command_is_one_line_and_exit_code_1(tmp_path, monkeypatch, arguments, message):
+    """No traceback; with --json an object that holds the error."""
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 1 and message in plain(result.output)
+    assert "Traceback" not in result.output
+    result = run(*arguments, "--json")
+    assert result.exit_code == 1 and message in json.loads(result.stdout)["error"]
+
+
+def test_version():
+    """--version prints it."""
+    assert run("--version").stdout.strip() == f"minari-distill {md.__version__}"
+
+
+def test_a_sparkline_has_at_most_forty_bars():
+    """Long curves are thinned; a flat one does not divide by zero."""
+    assert len(sparkline(list(range(1000)))) == 40
+    assert sparkline([1.0, 1.0]) == "▁▁"
