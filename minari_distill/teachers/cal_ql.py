@@ -70,7 +70,7 @@ class CalQL(Trainer):
         self._policy_grad = self.adam.gradients[0]
         self._actor_grad = Layers.of(self._policy_grad[:, :n], self.actor_arch)
         critic_grad = Layers.of(self.adam.gradients[1], self.critic_arch)
-        self._conservative = ConservativeLoss(
+        self.conservative = ConservativeLoss(
             self.critic_arch,
             self._online,
             critic_grad,
@@ -114,7 +114,7 @@ class CalQL(Trainer):
 
     def cost_as_late(self) -> None:
         """Take every row of the critics' gradient, of which early steps need few."""
-        self._conservative.every_row()
+        self.conservative.every_row()
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         """The step as a CUDA graph: one launch, and no word with the host inside."""
@@ -182,7 +182,7 @@ class CalQL(Trainer):
 
         # (3)
         policy_bound = bound.expand(B, 2 * n)
-        self._loss += self._conservative(
+        self._loss += self.conservative(
             Question(
                 obs,
                 torch.cat([data_action.unsqueeze(1), uniform, action[B:, 1:], action[:B, 1:]], 1),

@@ -65,6 +65,9 @@ class ConservativeLoss:
         n_states: B.
         n_rows: S = 1 + 3n.
         cql_alpha: α_cql.
+
+    Attributes:
+        rows_used: How many of the B·S rows took part in the last backward pass.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class ConservativeLoss:
         self._hidden, self._deltas = room, [torch.empty_like(r) for r in room]
         self._kept = [torch.empty_like(r) for r in room] if self._sparse else []
         self._negligible = torch.finfo(flat.dtype).eps / n_rows
-        self._obs_dim = arch.obs_dim
+        self.rows_used = 0
 
     def every_row(self) -> None:
         """Leave no row out of the backward pass from now on."""
@@ -88,6 +91,7 @@ class ConservativeLoss:
     def __call__(self, question: Question) -> Tensor:
         """Write the gradient into `grad`; returns the mean over the critics of (2)."""
         self.grad.flat.zero_()
+        self.rows_used = 0
         n_states = len(question.obs)
         total = question.obs.new_zeros(())
         for start in range(0, n_states, self._states):
@@ -163,6 +167,7 @@ class ConservativeLoss:
 
     def _down_to_first(self, hidden: list[Tensor], delta: Tensor) -> Tensor:
         """Add the gradients of all layers but the first; returns δ_1 (C, rows, width)."""
+        self.rows_used += delta.shape[1]
         for l in range(len(hidden), 0, -1):
             h = hidden[l - 1]
             self.grad.weights[l].baddbmm_(h.transpose(1, 2), delta)
