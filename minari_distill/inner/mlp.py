@@ -131,7 +131,7 @@ class Passes:
         for l in range(last):
             # bmm, then add: baddbmm with a broadcast bias is a fifth slower on a CPU.
             z = torch.bmm(h, theta.weights[l], out=tape.hidden[l]).add_(theta.biases[l])
-            h = z.clamp_min_(0.0)
+            h = z.relu_()
         torch.bmm(h, theta.weights[last], out=self._head).add_(theta.biases[last])
         self._head_delta(A, weight, tape)
         for l in range(last, -1, -1):
