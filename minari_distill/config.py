@@ -126,7 +126,8 @@ class DistillConfig:
     outer_clip: str = "relative"  # "relative": twice the running mean of the gradient norm | "norm"
     outer_clip_at: float = 2.0
     outer_batch: int = 2048  # dataset states an outer step
-    q_scale: float = 0.0  # av_pbc: w = q_scale·q (the paper: 0.02); 0 = max(q, 0) / mean max(q, 0)
+    q_scale: float = 0.0  # av_pbc: w = q_scale·q (the paper: 0.02); 0 = max(q, 0)^q_power over its mean
+    q_power: float = 1.0  # above 1, av_pbc looks harder at the states worth most
 
     # Selection by held-out loss, and checkpoints
     holdout_fraction: float = 0.1

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 import torch
 
@@ -207,7 +209,8 @@ def make_environment(source: Source, **kwargs: Any) -> gymnasium.Env:
             "policy.act(observation)."
         )
     try:
-        return gymnasium.make(read_env_spec(spec), **kwargs)
+        with _no_compiler_warnings():
+            return gymnasium.make(read_env_spec(spec), **kwargs)
     except EnvironmentUnavailable:
         raise
     except Exception as error:  # any import of any package may fail in any way here
@@ -216,6 +219,17 @@ def make_environment(source: Source, **kwargs: Any) -> gymnasium.Env:
             f"The environment of {name} cannot be made ({type(error).__name__}: {error}).{needs} Install what "
             "it names and evaluate again; the synset itself is not affected."
         ) from error
+
+
+@contextmanager
+def _no_compiler_warnings() -> Iterator[None]:
+    """MuJoCo 4 prints a line for every Walker2d made: a model attribute of Gymnasium's own is deprecated."""
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
 
 
 def _lockstep(

@@ -58,7 +58,8 @@ def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     """Action-value weighted PBC. Returns y (N, act_dim) and w (N, 1).
 
     The paper weights by 0.02·q (`q_scale=0.02`). As q's scale then sets the outer learning rate, the default
-    divides it out: w = max(q, 0) / mean max(q, 0), so that DBC, PBC and Av-PBC compare at one rate.
+    divides it out: w = max(q, 0)^p / mean max(q, 0)^p, p = `q_power`, so that DBC, PBC and Av-PBC compare at
+    one rate.
     """
     y = _known(labels.teacher_act, "av_pbc")
     q = _known(labels.teacher_q, "av_pbc").unsqueeze(1)
@@ -67,6 +68,7 @@ def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     positive = q.clamp_min(0.0)
     if not positive.any():  # every value is negative, as with costs: rank by the distance above the worst
         positive = q - q.min()
+    positive = (positive / positive.max().clamp_min(1e-12)) ** config.q_power
     mean = positive.mean()
     return y, positive / mean if mean > 0 else torch.ones_like(q)
 

@@ -209,6 +209,9 @@ def test_objectives_on_two_states_by_hand():
     y, w = av_pbc(labels, config)
     assert y.tolist() == [[0.5], [-0.5]] and w.tolist() == [[1.5], [0.5]]
     assert av_pbc(labels, make_config("paper"))[1].flatten().tolist() == pytest.approx([0.06, 0.02])
+    # squared: 9 and 1, mean 5
+    sharp = av_pbc(labels, make_config(q_power=2.0))[1].flatten().tolist()
+    assert sharp == pytest.approx([9 / 5, 1 / 5])
     # all-negative values: distances above the worst, 2 and 0, mean 1
     costs = Labels(labels.act, labels.teacher_act, torch.tensor([-1.0, -3.0]))
     assert av_pbc(costs, config)[1].tolist() == [[2.0], [0.0]]

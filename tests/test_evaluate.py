@@ -1,0 +1,100 @@
+"""Evaluation: the interval by hand, lockstep equals one episode at a time, and what cannot be evaluated says why."""
+
+import dataclasses
+import math
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import minari_distill as md
+from minari_distill.errors import EnvironmentUnavailable
+from minari_distill.evaluate import Evaluation, Score, TeacherPolicy, evaluate, make_environment
+from minari_distill.transitions import EMBEDDED_ID
+
+
+@pytest.fixture(scope="module")
+def data():
+    return md.load_transitions(EMBEDDED_ID)
+
+
+def linear(data, seed, scale=0.3):
+    M = scale * torch.randn(11, 3, generator=torch.Generator().manual_seed(seed))
+    teacher = md.Teacher.from_callable(lambda obs: torch.tanh(obs @ M), obs_dim=11, act_dim=3)
+    return TeacherPolicy(teacher, data.observation_codec, data.action_codec)
+
+
+def test_the_interval_of_three_values_by_hand():
+    """1, 2, 3: mean 2, standard deviation 1, t = 4.303, half-width 4.303/√3 = 2.484."""
+    score = Score.of([1.0, 2.0, 3.0])
+    assert score.mean == 2 and score.half_width == pytest.approx(2.484, abs=1e-3)
+    assert score.low == pytest.approx(-0.484, abs=1e-3) and score.high == pytest.approx(4.484, abs=1e-3)
+    assert math.isnan(Score.of([5.0]).half_width) and str(Score.of([5.0])) == "5.0"
+    many = np.random.default_rng(0).normal(size=101)
+    assert Score.of(many).half_width == pytest.approx(1.984 * many.std(ddof=1) / math.sqrt(101), rel=1e-2)
+
+
+def test_normalised_scores_and_their_unit():
+    """0 at the reference minimum, 100 at the maximum; the raw return where there are none."""
+    evaluation = Evaluation(
+        np.array([[10.0, 20.0]]), np.array([[1, 1]]), "X-v0", 10.0, 20.0, "by hand", 0, 0.0
+    )
+    assert evaluation.normalized.tolist() == [[0.0, 100.0]]
+    assert evaluation.to_json()["unit"].startswith("normalised") and evaluation.to_json()["mean"] == 50
+    raw = dataclasses.replace(evaluation, ref_min_score=None)
+    assert raw.normalized is None and raw.score.mean == 15 and raw.to_json()["unit"] == "return"
+
+
+def test_lockstep_equals_one_episode_at_a_time(data):
+    """Returns and lengths are those of plain rollouts of each policy from each seed."""
+    policies = [linear(data, 0), linear(data, 1)]
+    together = evaluate(policies, data, n_episodes=3, seed=5)
+    for p, policy in enumerate(policies):
+        for j in range(3):
+            env = gymnasium.make("Hopper-v5")
+            obs, _ = env.reset(seed=5 + j)
+            total, steps, over = 0.0, 0, False
+            while not over:
+                action = policy.act_vectors(np.float32(obs)[None])[0]
+                obs, reward, terminated, truncated, _ = env.step(action)
+                total, steps, over = total + reward, steps + 1, terminated or truncated
+            assert together.lengths[p, j] == steps
+            assert together.returns[p, j] == pytest.approx(total, rel=1e-5)
+
+
+def test_policies_meet_the_same_starts_and_reruns_agree(data):
+    """One policy twice scores the same in every episode; so does a second evaluation."""
+    policy = linear(data, 0)
+    first = evaluate([policy, policy], data, n_episodes=3, seed=0)
+    assert np.array_equal(first.returns[0], first.returns[1])
+    assert np.array_equal(first.returns, evaluate([policy, policy], data, n_episodes=3, seed=0).returns)
+    assert not np.array_equal(first.returns, evaluate([policy, policy], data, n_episodes=3, seed=50).returns)
+
+
+def test_without_an_environment_evaluation_says_why_not(data):
+    """No spec, and a spec that cannot be made: both name what to do."""
+    nowhere = dataclasses.replace(data.source, env_spec=None, eval_env_spec=None)
+    with pytest.raises(EnvironmentUnavailable, match="names no environment.*policy.act"):
+        evaluate(linear(data, 0), nowhere)
+    broken = dataclasses.replace(
+        data.source,
+        eval_env_spec=data.source.env_spec.replace("Hopper-v5", "Hoper-v5").replace("hopper_v5", "hoper_v5"),
+        requirements=("hoper>=1",),
+    )
+    with pytest.raises(EnvironmentUnavailable, match=r"cannot be made .* It asks for: hoper>=1\."):
+        evaluate(linear(data, 0), broken)
+
+
+def test_making_a_walker_prints_nothing(data, capfd):
+    """MuJoCo's remark on Gymnasium's model stays out of the terminal, and its handler is put back."""
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    walker = dataclasses.replace(
+        data.source,
+        eval_env_spec=data.source.env_spec.replace("Hopper", "Walker2d").replace("hopper", "walker2d"),
+    )
+    make_environment(walker).close()
+    assert capfd.readouterr().err == ""
+    assert mujoco.get_mju_user_warning() == before
