@@ -64,6 +64,10 @@ def distill(
     n_syn: Annotated[int | None, typer.Option(help="Number of synthetic pairs.")] = None,
     preset: Annotated[str, typer.Option(help="default, quick or paper.")] = "default",
     objective: Annotated[str | None, typer.Option(help="dbc, pbc or av_pbc.")] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="An observation part to leave out; may be repeated.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, or float64 for a float64 dataset.")] = "float32",
     seed: Annotated[int, typer.Option(help="Same seed, same synset, on one device.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     setting: Annotated[
@@ -101,6 +105,8 @@ def distill(
                 device=device,
                 run_dir=folder,
                 resume=resume,
+                drop=drop or (),
+                dtype=dtype,
                 report=report,
                 should_stop=should_stop,
                 **settings,

@@ -11,7 +11,7 @@ select      the pairs with the lowest held-out loss
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def distill(
     config: DistillConfig | None = None,
     run_dir: str | Path | None = None,
     resume: bool = False,
-    drop: tuple[str, ...] = (),
+    drop: Sequence[str] = (),
+    dtype: str = "float32",
     report: Report = to_stderr,
     should_stop: Callable[[], bool] = lambda: False,
     **overrides: Any,
@@ -61,7 +62,8 @@ def distill(
         config: All settings at once, instead of `preset`.
         run_dir: Where checkpoints, the learnt teacher and the settings are kept; nothing is kept if left out.
         resume: Go on from the checkpoint in `run_dir`, to the very result of an unbroken run.
-        drop: Names of observation parts to leave out, for instance ("mission",).
+        drop: Names of observation parts to leave out, for instance ["mission"].
+        dtype: Of the synset's vectors: "float32", or "float64" to keep what a float64 dataset holds.
         report: Receives messages and progress; `progress.silent` for none.
         should_stop: Asked after every outer step; once true, the best synset so far is returned.
         **overrides: Any field of `DistillConfig`, for instance `n_syn=64` or `objective="pbc"`.
@@ -79,9 +81,9 @@ def distill(
         report(Progress("message", text))
 
     given = None if teacher is None else load_teacher(teacher)
-    transitions = load_transitions(dataset, drop=drop, on_message=say)
+    transitions = load_transitions(dataset, drop=drop, dtype=dtype, on_message=say)
     settings = _fit_to(settings, transitions)
-    with Run.open(run_dir, settings, transitions.source, resume=resume) as run:
+    with Run.open(run_dir, settings, transitions.source, resume=resume, drop=drop, dtype=dtype) as run:
         given = given or run.teacher()
         learning = given is None and needs_teacher(settings.objective)
         if learning or settings.outer_steps:
@@ -108,12 +110,13 @@ def distill(
         run.restore(outer)
         best = _distil(outer, run, report, should_stop)
 
+    vectors = torch.float64 if transitions.observation_codec.dtype == np.float64 else torch.float32
     return Synset(
         # rounding in float32 may step over a bound, and probabilities must add up to 1
         observations=transitions.observation_codec.project(
-            units.denormalise(best.S.cpu().float()).numpy(), soft=True
+            units.denormalise(best.S.cpu().to(vectors)).numpy(), soft=True
         ),
-        actions=transitions.action_codec.project(units.unscale(best.A.cpu().float()).numpy(), soft=True),
+        actions=transitions.action_codec.project(units.unscale(best.A.cpu().to(vectors)).numpy(), soft=True),
         observation_codec=transitions.observation_codec,
         action_codec=transitions.action_codec,
         source=transitions.source,
@@ -149,7 +152,8 @@ def pose(
         discrete=codec.is_discrete,
         actions=transitions.actions,
     )
-    raw = torch.as_tensor(transitions.observations).float()
+    precise = torch.as_tensor(transitions.observations)  # float64 where asked: normalise before rounding
+    raw = precise.float()
     act = torch.as_tensor(transitions.actions).float()
     labels = Labels(units.scale(act))
     if teacher is not None:
@@ -162,7 +166,7 @@ def pose(
 
     generator = torch.Generator().manual_seed(config.seed)
     held = torch.as_tensor(_held_out(transitions, config, generator))
-    x = units.normalise(raw)
+    x = units.normalise(precise).to(torch.float64 if config.precision == "float64" else torch.float32)
     low, high = (
         torch.as_tensor((b - transitions.observation_mean) / transitions.observation_std).float()
         for b in (transitions.observation_codec.low, transitions.observation_codec.high)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,17 @@ class Run:
         self._checkpoint: dict[str, Tensor] | None = None
 
     @classmethod
-    def open(cls, folder: str | Path | None, config: DistillConfig, source: Source, *, resume: bool) -> Run:
-        """The run in `folder`, new or resumed.
+    def open(
+        cls,
+        folder: str | Path | None,
+        config: DistillConfig,
+        source: Source,
+        *,
+        resume: bool,
+        drop: Sequence[str] = (),
+        dtype: str = "float32",
+    ) -> Run:
+        """The run in `folder`, new or resumed; `drop` and `dtype` say how its dataset was read.
 
         Raises:
             ConfigError: the folder is in use, holds another run, or holds one and `resume` is off.
@@ -74,27 +84,27 @@ class Run:
             return run
         run._take_lock()
         try:
-            run._begin(config, source, resume)
+            run._begin({**dataclasses.asdict(config), "drop": list(drop), "dtype": dtype}, source, resume)
         except BaseException:
             run.__exit__()
             raise
         return run
 
-    def _begin(self, config: DistillConfig, source: Source, resume: bool) -> None:
+    def _begin(self, settings: dict[str, Any], source: Source, resume: bool) -> None:
         """Check that this is the run that the folder holds, or make it so."""
         assert self.folder is not None
-        record = {"config": dataclasses.asdict(config), "dataset_ids": list(source.dataset_ids)}
+        record = {"config": settings, "dataset_ids": list(source.dataset_ids)}
         record = json.loads(json.dumps(record))
-        settings = self.folder / "run.json"
-        if settings.exists():
-            self._check_same(json.loads(settings.read_text()), record, resume)
+        path = self.folder / "run.json"
+        if path.exists():
+            self._check_same(json.loads(path.read_text()), record, resume)
             self._read_checkpoint()
         else:
             if resume:
                 raise ConfigError(
                     f"There is no run to resume in '{self.folder}'. Leave resume out to start one there."
                 )
-            write_atomically(settings, json.dumps(record, indent=2).encode())
+            write_atomically(path, json.dumps(record, indent=2).encode())
 
     def __enter__(self) -> Run:
         return self
