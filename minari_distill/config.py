@@ -136,7 +136,7 @@ class DistillConfig:
     checkpoint_every: int = 50
 
     # Engine
-    precision: str = "float32"  # "float32" | "bfloat16" (matrix products only) | "float64"
+    precision: str = "auto"  # "float32" | "bfloat16" (hidden layers) | "float64"; "auto" knows the processor
     memory_budget_gb: float = 8.0  # activations of the window; more inner steps are recomputed
 
     def __post_init__(self) -> None:
@@ -148,7 +148,7 @@ class DistillConfig:
         _one_of("outer_optimizer", self.outer_optimizer, ("adam", "momentum"))
         _one_of("outer_schedule", self.outer_schedule, ("cosine", "constant"))
         _one_of("outer_clip", self.outer_clip, ("relative", "norm"))
-        _one_of("precision", self.precision, ("float32", "bfloat16", "float64"))
+        _one_of("precision", self.precision, ("auto", "float32", "bfloat16", "float64"))
         for name in (
             "n_syn teacher_steps teacher_batch cql_n_actions inner_steps n_students "
             "outer_batch validate_every validation_students checkpoint_every"
@@ -204,14 +204,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The best student for the least compute; Cal-QL as the paper ran it.
     "default": {},
     # Minutes on two CPU cores, teacher included.
-    "quick": {"teacher_method": "filtered_bc", "teacher_steps": 5_000, "outer_steps": 400},
+    "quick": {"teacher_method": "filtered_bc", "teacher_steps": 5_000, "outer_steps": 600},
     # The paper's procedure (arXiv 2410.22728, section 5 and appendix), so that numbers compare.
     "paper": {
         "initializer": "random",
-        "output_gain": 1.0,
+        "student_init": "orthogonal",
         "inner_optimizer": "sgd",
         "inner_lr": 0.1,
+        "inner_steps": 100,
         "window": 0,
+        "student_pool": 0,
         "outer_steps": 50_000,
         "outer_optimizer": "momentum",
         "outer_lr_obs": 0.1,

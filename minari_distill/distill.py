@@ -20,7 +20,7 @@ import torch
 
 from minari_distill import __version__
 from minari_distill.config import DistillConfig, make_config
-from minari_distill.devices import resolve_device
+from minari_distill.devices import resolve_device, resolve_precision
 from minari_distill.errors import DatasetError
 from minari_distill.initializers import initial_indices
 from minari_distill.objectives import OBJECTIVES, Labels, needs_teacher
@@ -228,8 +228,9 @@ def _fit_to(config: DistillConfig, transitions: Transitions) -> DistillConfig:
             f"n_syn={config.n_syn}, but {', '.join(transitions.source.dataset_ids)} has {len(transitions)} "
             f"transitions, {config.holdout_fraction:.0%} of them held out. Give n_syn of at most {max(least, 1)}."
         )
-    discrete = transitions.action_codec.is_discrete
-    return config.replace(head="softmax") if discrete and config.head != "softmax" else config
+    if transitions.action_codec.is_discrete:
+        config = config.replace(head="softmax")
+    return config.replace(precision=resolve_precision(config.precision, resolve_device(config.device)))
 
 
 def _held_out(transitions: Transitions, config: DistillConfig, generator: torch.Generator) -> np.ndarray:

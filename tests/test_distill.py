@@ -29,6 +29,9 @@ TINY = {
     "outer_steps": 12,
     "validate_every": 4,
     "checkpoint_every": 4,
+    "precision": "float32",
+    "inner_lr": 1e-2,
+    "student_pool": 2,
 }
 
 

@@ -28,6 +28,12 @@ def small(**overrides):
         "outer_steps": 20,
         "outer_lr_obs": 0.05,
         "outer_lr_act": 0.05,
+        "precision": "float32",
+        "inner_optimizer": "momentum",
+        "inner_lr": 0.2,
+        "student_init": "orthogonal",
+        "output_gain": 0.01,
+        "student_pool": 0,
     }
     return make_config(**(settings | overrides))
 

@@ -24,6 +24,9 @@ SETTINGS = {
     "outer_steps": 8,
     "validate_every": 4,
     "checkpoint_every": 4,
+    "precision": "float32",
+    "inner_optimizer": "momentum",
+    "inner_lr": 0.1,
     "n_students": 2,
     "device": "cpu",
 }
@@ -32,7 +35,7 @@ SETTINGS = {
 def torchrun(folder, *extra, **changes):
     flags = [
         x
-        for k, v in (SETTINGS | changes).items()
+        for k, v in ({"student_pool": 0} | SETTINGS | changes).items()
         for x in ("--set", f"{k}={v}")
         if k not in ("objective", "device")
     ]
