@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 import minari_distill as md
 from minari_distill import hub_cli
-from minari_distill.errors import ConfigError
-from minari_distill.progress import Progress, duration
+from minari_distill.benchmark.cli import benchmark
 from minari_distill.team import joined
-from minari_distill.terminal import JsonFlag, console, one_line_errors, print_json
+from minari_distill.terminal import (
+    JsonFlag,
+    console,
+    one_line_errors,
+    parse_settings,
+    print_json,
+    reporter,
+    stop_on_interrupt,
+)
 
 app = typer.Typer(
     help="Distil Minari datasets into a few hundred (state, action) pairs that behavioural cloning learns from.",
@@ -87,15 +88,15 @@ def distill(
     Several processes: `torchrun --nproc-per-node=2 -m minari_distill distill ID --set n_students=2`
     """
     with one_line_errors(as_json):
-        settings = _settings(setting, n_syn=n_syn, objective=objective)
+        settings = parse_settings(setting, n_syn=n_syn, objective=objective)
         target = output or f"distilled/{_slug(datasets)}-v0"
         folder = run_dir or Path("runs") / _slug(datasets)
         if not overwrite:
             md.synset.refuse_existing(target)
         with (
             joined() as team,
-            _reporter(quiet=as_json or team.rank > 0) as report,
-            _stop_on_interrupt() as should_stop,
+            reporter(quiet=as_json or team.rank > 0) as report,
+            stop_on_interrupt() as should_stop,
         ):
             synset = md.distill(
                 datasets if len(datasets) > 1 else datasets[0],
@@ -142,7 +143,7 @@ def evaluate(
 
     Example: `minari-distill evaluate me/hopper-medium-distilled-v0 --recipe general`
     """
-    with one_line_errors(as_json), _reporter(quiet=as_json) as report:
+    with one_line_errors(as_json), reporter(quiet=as_json) as report:
         loaded = md.load_synset(synset)
         policies = [
             md.behavior_clone(loaded, recipe=recipe, n_policies=ensemble, seed=1000 * seed + k)
@@ -194,7 +195,7 @@ def demo(
     from minari_distill.demo import run_demo
 
     with one_line_errors(as_json):
-        with _reporter(quiet=as_json) as report, _stop_on_interrupt() as should_stop:
+        with reporter(quiet=as_json) as report, stop_on_interrupt() as should_stop:
             result = run_demo(output, target, seed=seed, report=report, should_stop=should_stop)
         if as_json:
             print_json(result)
@@ -224,20 +225,6 @@ def sparkline(values: list[float]) -> str:
     return "".join(bars[round((v - low) / span * 7)] for v in values[::stride])
 
 
-def _settings(pairs: list[str] | None, **given: Any) -> dict[str, Any]:
-    """`--set name=value` pairs and the options that were given; values are JSON where they can be."""
-    settings = {name: value for name, value in given.items() if value is not None}
-    for pair in pairs or []:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {pair!r} must be name=value, for example --set inner_lr=0.1.")
-        try:
-            settings[name] = json.loads(text)
-        except json.JSONDecodeError:
-            settings[name] = text
-    return settings
-
-
 def _slug(datasets: list[str]) -> str:
     """hopper-medium-replay from obd/hopper/medium-replay-v0."""
     names = []
@@ -247,60 +234,9 @@ def _slug(datasets: list[str]) -> str:
     return "+".join(names).replace("+", "-and-")
 
 
-@contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C (or SIGTERM) asks the run to end at the next step; a second one ends it at once."""
-    asked = False
-
-    def ask(signum: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        console.print("Ending after this step; press Ctrl-C again to end at once.", style="yellow")
-
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-
-@contextmanager
-def _reporter(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """Messages as lines, stages as bars with loss, held-out loss and time left."""
-    if quiet:
-        yield lambda progress: None
-        return
-    columns = (TextColumn("{task.description:<8}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Bars(
-        *columns, TextColumn("{task.fields[note]}"), console=console, disable=not sys.stderr.isatty()
-    ) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(progress: Progress) -> None:
-            if progress.stage == "message":
-                console.print(progress.text, markup=False, highlight=False, soft_wrap=True)
-                return
-            if progress.stage not in tasks:
-                tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total, note="")
-            note = []
-            if progress.loss is not None:
-                note.append(f"loss {progress.loss:.4f}")
-            if progress.held_out_loss is not None:
-                note.append(f"held out {progress.held_out_loss:.4f}")
-            if progress.seconds_left is not None and progress.step < progress.total:
-                note.append(f"{duration(progress.seconds_left)} left")
-            bars.update(
-                tasks[progress.stage], completed=progress.step, total=progress.total, note="  ".join(note)
-            )
-
-        yield report
-
-
 app.command()(hub_cli.push)
 app.command()(hub_cli.pull)
+app.command()(benchmark)
 
 if __name__ == "__main__":
     app()

@@ -1,16 +1,21 @@
-"""What every command shares: where it prints, and how an error looks."""
+"""What every command shares: where it prints, how an error looks, settings, progress, interruption."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
 
-from minari_distill.errors import MinariDistillError
+from minari_distill.errors import ConfigError, MinariDistillError
+from minari_distill.progress import Progress, duration
 
 console = Console(stderr=True)
 
@@ -36,3 +41,69 @@ def one_line_errors(as_json: bool) -> Iterator[None]:
 def print_json(value: Any) -> None:
     """One JSON object on standard output."""
     print(json.dumps(value, indent=2))
+
+
+def parse_settings(pairs: list[str] | None, **given: Any) -> dict[str, Any]:
+    """`--set name=value` pairs and the options that were given; values are JSON where they can be."""
+    settings = {name: value for name, value in given.items() if value is not None}
+    for pair in pairs or []:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair!r} must be name=value, for example --set inner_lr=0.1.")
+        try:
+            settings[name] = json.loads(text)
+        except json.JSONDecodeError:
+            settings[name] = text
+    return settings
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C (or SIGTERM) asks the run to end at the next step; a second one ends it at once."""
+    asked = False
+
+    def ask(signum: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        console.print("Ending after this step; press Ctrl-C again to end at once.", style="yellow")
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+@contextmanager
+def reporter(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """Messages as lines, stages as bars with loss, held-out loss and time left."""
+    if quiet:
+        yield lambda progress: None
+        return
+    columns = (TextColumn("{task.description:<8}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Bars(
+        *columns, TextColumn("{task.fields[note]}"), console=console, disable=not sys.stderr.isatty()
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(progress: Progress) -> None:
+            if progress.stage == "message":
+                console.print(progress.text, markup=False, highlight=False, soft_wrap=True)
+                return
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total, note="")
+            note = []
+            if progress.loss is not None:
+                note.append(f"loss {progress.loss:.4f}")
+            if progress.held_out_loss is not None:
+                note.append(f"held out {progress.held_out_loss:.4f}")
+            if progress.seconds_left is not None and progress.step < progress.total:
+                note.append(f"{duration(progress.seconds_left)} left")
+            bars.update(
+                tasks[progress.stage], completed=progress.step, total=progress.total, note="  ".join(note)
+            )
+
+        yield report

@@ -19,13 +19,14 @@ SIDE = 200  # pixels of one state's square
 SECONDS = 60.0  # for one attempt
 
 
-def render_strip(synset: Any, path: Path, n: int = 6) -> bool:
+def render_strip(synset: Any, path: Path, n: int = 6, *, follow: bool = False) -> bool:
     """Draw n states of a synset side by side as a PNG, where its environment and this machine can.
 
     Args:
         synset: A `Synset`; n of its states are taken at even distances.
         path: The PNG to write.
         n: Number of states.
+        follow: Draw below each state the one that follows its action.
 
     Returns:
         Whether it was written.
@@ -33,8 +34,15 @@ def render_strip(synset: Any, path: Path, n: int = 6) -> bool:
     spec = synset.source.eval_env_spec or synset.source.env_spec
     if not spec or "mujoco" not in str(json.loads(spec).get("entry_point")):
         return False
-    chosen = synset.observations[np.linspace(0, len(synset) - 1, min(n, len(synset))).round().astype(int)]
-    work = json.dumps({"spec": spec, "observations": chosen.tolist(), "path": str(path)})
+    chosen = np.linspace(0, len(synset) - 1, min(n, len(synset))).round().astype(int)
+    work = json.dumps(
+        {
+            "spec": spec,
+            "observations": synset.observations[chosen].tolist(),
+            "actions": synset.actions[chosen].tolist() if follow else None,
+            "path": str(path),
+        }
+    )
     given = os.environ.get("MUJOCO_GL")
     for library in [given] if given else ["egl", "osmesa"]:
         try:
@@ -52,7 +60,7 @@ def render_strip(synset: Any, path: Path, n: int = 6) -> bool:
     return False
 
 
-def _render(spec: str, observations: list[list[float]], path: str) -> None:
+def _render(spec: str, observations: list[list[float]], actions: list[list[float]] | None, path: str) -> None:
     import gymnasium
     from PIL import Image
 
@@ -66,7 +74,8 @@ def _render(spec: str, observations: list[list[float]], path: str) -> None:
     nq, nv = robot.model.nq, robot.model.nv
     hidden = nq + nv - len(observations[0])  # leading positions that the observation leaves out
     frames: list[Any] = []
-    for observation in np.array(observations):
+    following: list[Any] = []
+    for i, observation in enumerate(np.array(observations)):
         qpos, qvel = robot.init_qpos.copy(), observation[nq - hidden :]
         qpos[hidden:] = observation[: nq - hidden]
         robot.set_state(qpos, qvel)
@@ -75,7 +84,11 @@ def _render(spec: str, observations: list[list[float]], path: str) -> None:
         if not np.allclose(seen, observation[: nq - hidden], atol=1e-4):
             raise ValueError("this environment's observations are no plain positions and velocities")
         frames.append(env.render())
-    Image.fromarray(np.concatenate(frames, axis=1)).save(path, format="PNG")
+        if actions is not None:
+            env.step(np.array(actions[i], dtype=np.float32))
+            following.append(env.render())
+    rows = [np.concatenate(row, axis=1) for row in (frames, following) if row]
+    Image.fromarray(np.concatenate(rows)).save(path, format="PNG")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""Behavioural cloning on all data: students that see random minibatches of every pair of the dataset.
+
+    θ ← Adam step on L_BC(θ) = mean over a minibatch of ‖π_θ(x_i) − u_i‖² / act_dim
+
+The student is the general one (`config.GENERAL_RECIPE`), so that only the data differs from a synset's students.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from minari_distill.config import GENERAL_RECIPE
+from minari_distill.networks import Architecture, apply_head, forward, initialize
+from minari_distill.students import Policy, make_optimizer
+from minari_distill.transitions import Transitions
+from minari_distill.units import Units
+
+
+def clone_all(
+    transitions: Transitions,
+    *,
+    steps: int,
+    batch: int,
+    n_students: int,
+    seed: int,
+    device: torch.device,
+) -> Policy:
+    """K students at once, each on minibatches of its own.
+
+    Args:
+        transitions: The whole dataset.
+        steps: Gradient steps.
+        batch: Pairs a student and step, drawn with replacement.
+        n_students: K.
+        seed: Of the initial parameters and the minibatches.
+        device: Where they are trained; the policy comes back on the CPU.
+    """
+    codec = transitions.action_codec
+    units = Units.of(
+        transitions.observation_mean,
+        transitions.observation_std,
+        codec.low,
+        codec.high,
+        discrete=codec.is_discrete,
+        actions=transitions.actions,
+    )
+    x = units.normalise(torch.as_tensor(transitions.observations).float()).to(device)
+    u = units.scale(torch.as_tensor(transitions.actions).float()).to(device)
+    recipe = GENERAL_RECIPE.replace(steps=steps, head="softmax" if codec.is_discrete else "tanh")
+    arch = Architecture.of(recipe, x.shape[1], u.shape[1])
+    generator = torch.Generator(device).manual_seed(seed)
+    theta = initialize(arch, n_students, scheme=recipe.init, generator=generator).requires_grad_()
+    optimizer = make_optimizer(theta, recipe)
+    for _ in range(steps):
+        i = torch.randint(len(x), (n_students, batch), generator=generator, device=device)
+        optimizer.zero_grad(set_to_none=True)
+        z = forward(theta, x[i], arch, logits=True)
+        if recipe.head == "softmax":
+            loss = -(u[i] * torch.log_softmax(z, -1)).sum(-1).mean(-1).sum()
+        else:
+            loss = (apply_head(z, recipe.head) - u[i]).square().mean((1, 2)).sum()
+        loss.backward()
+        optimizer.step()
+    return Policy(theta.detach().cpu(), recipe, units, transitions.observation_codec, codec)

@@ -1,0 +1,127 @@
+"""The command `benchmark`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minari_distill.errors import ConfigError
+from minari_distill.terminal import (
+    JsonFlag,
+    console,
+    one_line_errors,
+    parse_settings,
+    print_json,
+    reporter,
+    stop_on_interrupt,
+)
+
+Names = list[str] | None
+
+
+def benchmark(
+    dataset: Annotated[
+        Names, typer.Option(help="ID, ID=TEACHER or ID+ID=TEACHER (ids read as one); may be repeated.")
+    ] = None,
+    objective: Annotated[Names, typer.Option(help="dbc, pbc or av_pbc; may be repeated.")] = None,
+    size: Annotated[list[int] | None, typer.Option(help="Pairs of a synset; may be repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Of synsets and students; may be repeated.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results; what it holds is skipped.")] = Path(
+        "results"
+    ),
+    preset: Annotated[str, typer.Option(help="default, quick or paper.")] = "default",
+    label: Annotated[
+        str | None, typer.Option(help="Name of these settings in the tables. Default: the preset.")
+    ] = None,
+    setting: Annotated[
+        Names, typer.Option("--set", help="Any other setting, as name=value; may be repeated.")
+    ] = None,
+    read: Annotated[
+        Names, typer.Option(help="main, ensembles, architectures, optimizers; default: the first two.")
+    ] = None,
+    snapshot: Annotated[
+        list[int] | None,
+        typer.Option(help="Score the synset after so many outer steps too; may be repeated."),
+    ] = None,
+    baselines: Annotated[bool, typer.Option(help="Random pairs, relabelled pairs, BC on all data.")] = True,
+    students: Annotated[int, typer.Option(help="Students a score.")] = 5,
+    episodes: Annotated[int, typer.Option(help="Episodes a student.")] = 10,
+    ensemble: Annotated[int, typer.Option(help="Students of an ensemble.")] = 10,
+    ensembles: Annotated[int, typer.Option(help="Ensembles a score.")] = 1,
+    bc_steps: Annotated[int, typer.Option(help="Steps of BC on all data.")] = 25_000,
+    bc_batch: Annotated[int, typer.Option(help="Its minibatch.")] = 256,
+    jobs: Annotated[int, typer.Option(help="Cells at once, each in its own process, GPUs in turn.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Threads a job. Default: cores / jobs.")] = None,
+    tables: Annotated[bool, typer.Option("--tables", help="Write tables and figures too.")] = False,
+    tables_only: Annotated[bool, typer.Option("--tables-only", help="Run nothing; write them.")] = False,
+    docs: Annotated[
+        Path | None,
+        typer.Option(help="A Markdown page to fill between <!-- table1 --> and <!-- /table1 -->."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score distilled synsets and their baselines over a grid; what was done already is skipped.
+
+    Example: `minari-distill benchmark --dataset mujoco/hopper/medium-v0 --size 64 --size 256 --out results --tables`
+    """
+    from minari_distill.benchmark.cells import Dataset, grid
+    from minari_distill.benchmark.rows import collect, write_results
+    from minari_distill.benchmark.run import Outcome, run_cells
+    from minari_distill.benchmark.tables import all_tables, write_tables
+
+    with one_line_errors(as_json):
+        if bool(dataset) == tables_only:
+            raise ConfigError(
+                "Give the datasets to run with --dataset ID, or --tables-only to write the tables of what was run."
+            )
+        outcome = Outcome(0, 0, {})
+        if not tables_only:
+            cells = grid(
+                [Dataset.parse(text) for text in dataset or []],
+                objectives=objective or ["av_pbc"],
+                sizes=size or [256],
+                seeds=seed or [0],
+                groups=read or ["main", "ensembles"],
+                snapshots=snapshot or [],
+                preset=preset,
+                label=label,
+                settings=parse_settings(setting),
+                baselines=baselines,
+                n_students=students,
+                n_episodes=episodes,
+                ensemble=ensemble,
+                n_ensembles=ensembles,
+                bc_steps=bc_steps,
+                bc_batch=bc_batch,
+            )
+            with reporter(quiet=as_json) as report, stop_on_interrupt() as should_stop:
+                outcome = run_cells(
+                    cells, out, jobs=jobs, threads=threads, report=report, should_stop=should_stop
+                )
+        rows = collect(out)
+        if not rows:
+            raise ConfigError(f"'{out}' holds no results. " + "; ".join(outcome.failed.values()))
+        files = list(write_results(rows, out))
+        if tables or tables_only or docs:
+            from minari_distill.benchmark.figures import all_figures, fill_figures
+
+            files.append(write_tables(all_tables(rows), out, docs))
+            made = all_figures(rows, out, docs.parent / "figures" if docs else out / "figures")
+            files += [path for paths in made.values() for path in paths]
+            if docs:
+                fill_figures(docs, made)
+                files.append(docs)
+        if as_json:
+            print_json({**vars(outcome), "rows": len(rows), "files": [str(path) for path in files]})
+        else:
+            console.print(
+                f"{outcome.done} cells done, {outcome.skipped} were done before, {len(outcome.failed)} failed; "
+                f"{len(rows)} rows.",
+                style="red" if outcome.failed else None,
+            )
+            for path in files:
+                console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+    if outcome.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,120 @@
+"""Figures of a benchmark: return against outer steps and seconds; distilled states and where their actions lead."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minari_distill.benchmark.tables import score_of
+from minari_distill.errors import ConfigError
+from minari_distill.files import write_atomically
+from minari_distill.hub.strip import render_strip
+from minari_distill.plots import BLUE, GREEN, GREY, ORANGE, STYLE, plt
+from minari_distill.synset import load_synset
+
+_COLOURS = (BLUE, GREEN, ORANGE, GREY)
+
+
+def all_figures(rows: Sequence[dict[str, Any]], out: Path, folder: Path) -> dict[str, list[Path]]:
+    """Write the figures that the rows allow; paths by marker, figure1 and figure2."""
+    datasets = sorted({r["dataset"] for r in rows})
+    curves = [learning_figure(rows, name, folder) for name in datasets]
+    strips = [distilled_states(rows, name, out, folder) for name in datasets]
+    made = {"figure1": curves, "figure2": strips}
+    return {
+        name: [path for path in paths if path] for name, paths in made.items() if any(path for path in paths)
+    }
+
+
+def learning_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path) -> Path | None:
+    """Figure 1 of one dataset: score against outer steps, and against seconds of distillation, as a PNG.
+
+    Returns:
+        The file, or None where the rows hold no snapshots of this dataset.
+    """
+    here = [r for r in rows if r["dataset"] == dataset]
+    seen = [r for r in here if r["group"] == "snapshots"]
+    if not seen:
+        return None
+    largest = max(r["n_syn"] for r in seen)
+    lines = sorted({(r["method"], r["label"], r["protocol"]) for r in seen})
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True, layout="constrained")
+        for i, line in enumerate(lines):
+            mine = [
+                r for r in seen if (r["method"], r["label"], r["protocol"]) == line and r["n_syn"] == largest
+            ]
+            steps = sorted({r["snapshot"] for r in mine})
+            groups = [[r for r in mine if r["snapshot"] == step] for step in steps]
+            scores = [score_of(group) for group in groups]
+            seconds = [np.mean([r["distillation_seconds"] for r in group]) for group in groups]
+            mean = np.array([s.mean for s in scores])
+            width = np.nan_to_num([s.half_width for s in scores])
+            name = f"{line[0]} ({line[1]}), {line[2]} students"
+            for axes, x in ((left, steps), (right, seconds)):
+                colour = _COLOURS[i % len(_COLOURS)]
+                axes.plot(x, mean, color=colour, marker="o", ms=3, label=name)
+                axes.fill_between(x, mean - width, mean + width, color=colour, alpha=0.15, lw=0)
+        for row in (r for r in here if r["method"] == "teacher"):
+            for axes in (left, right):
+                axes.axhline(row["mean"], color=GREY, ls="--", lw=1.5, label="teacher")
+        left.set(xlabel="outer steps", ylabel=f"score ({seen[0]['unit']})")
+        right.set(xlabel="seconds of distillation")
+        left.legend(fontsize=8)
+        n, e = seen[0]["n_policies"], seen[0]["n_episodes"]
+        figure.suptitle(
+            f"{dataset}: {largest} pairs, {n} policies × {e} episodes, 95 % interval", fontsize=10
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"learning-{_slug(dataset)}.png"
+        figure.savefig(path, metadata={"Software": None})
+        plt.close(figure)
+    return path
+
+
+def distilled_states(rows: Sequence[dict[str, Any]], dataset: str, out: Path, folder: Path) -> Path | None:
+    """Figure 2 of one dataset: distilled states above, and below what follows their actions, as a PNG.
+
+    Returns:
+        The file, or None without a distilled synset or where its environment cannot be rendered here.
+    """
+    distilled = [
+        r
+        for r in rows
+        if r["dataset"] == dataset and r["outer_steps"] and r["group"] == "main" and r["protocol"] == "recipe"
+    ]
+    if not distilled:
+        return None
+    best = min(distilled, key=lambda r: (-r["n_syn"], r["held_out_loss"]))  # by loss, never by return
+    run = json.loads((out / "cells" / f"{best['cell']}.json").read_text())["run"]
+    path = folder / f"states-{_slug(dataset)}.png"
+    folder.mkdir(parents=True, exist_ok=True)
+    synset = load_synset((out / "runs" / run / "synset").absolute())
+    return path if render_strip(synset, path, follow=True) else None
+
+
+def fill_figures(page: Path, figures: dict[str, list[Path]]) -> None:
+    """Put links to the figures between `<!-- figure1 -->` and `<!-- /figure1 -->` of a page.
+
+    Raises:
+        ConfigError: A marker is missing.
+    """
+    text = page.read_text()
+    for name, paths in figures.items():
+        pattern = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.S)
+        links = "\n".join(f"![{p.stem}]({p.relative_to(page.parent)})" for p in paths)
+        text, found = pattern.subn(lambda _, n=name, to=links: f"<!-- {n} -->\n{to}\n<!-- /{n} -->", text)  # type: ignore[misc]
+        if not found:
+            raise ConfigError(
+                f"'{page}' has no place for {name}: write '<!-- {name} -->' and '<!-- /{name} -->'."
+            )
+    write_atomically(page, text.encode())
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")

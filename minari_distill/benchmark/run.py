@@ -1,0 +1,183 @@
+"""Many cells: what is done is skipped, what fails is recorded and the others go on, several run at once.
+
+out/cells/NAME.json     one cell: its identity, its rows by reading, and its error if it failed; replaced as a whole
+                        after every reading, so that a killed benchmark loses at most one of them
+out/runs/               checkpoints and synsets
+out/teachers/           learnt teachers
+out/results.{parquet,csv}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minari_distill.benchmark.cells import Cell, Reading
+from minari_distill.benchmark.score import score_cell
+from minari_distill.errors import ConfigError
+from minari_distill.files import write_atomically
+from minari_distill.progress import Progress, Report, silent
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a benchmark went: cells by what became of them, and errors by cell."""
+
+    done: int
+    skipped: int
+    failed: dict[str, str]
+
+
+def run_cells(
+    cells: list[Cell],
+    out: Path,
+    *,
+    jobs: int = 1,
+    threads: int | None = None,
+    report: Report = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Run what is missing, teachers before the cells that need them.
+
+    Args:
+        cells: The grid.
+        out: Where results are kept, and what is there already is skipped.
+        jobs: Cells at once, each in a process of its own; with 1 they run in this process. On a machine with
+            several GPUs the jobs take them in turn.
+        threads: A job's threads; the cores divided by `jobs` if left out.
+        report: Receives one message a cell (and the progress inside it where jobs is 1).
+        should_stop: Asked before each cell.
+    """
+    if jobs < 1 or (threads is not None and threads < 1):
+        raise ConfigError(f"--jobs {jobs} and --threads {threads} must be at least 1.")
+    threads = threads or max(1, (os.cpu_count() or 1) // jobs)
+    waiting = [cell for cell in cells if missing(cell, out)]
+    failed: dict[str, str] = {}
+    lock = threading.Lock()
+    finished = 0
+
+    def one(cell: Cell, slot: int) -> None:
+        nonlocal finished
+        error = run_cell(cell, out, threads, report) if jobs == 1 else _run_apart(cell, out, threads, slot)
+        with lock:
+            finished += 1
+            if error:
+                failed[cell.name] = error
+            report(Progress("message", f"[{finished}/{len(waiting)}] {cell.name}: {error or 'done'}".strip()))
+
+    first = [cell for cell in waiting if cell.method == "teacher"]
+    then = [cell for cell in waiting if cell.method != "teacher"]
+    for batch in (first, then):
+        _in_slots(batch, jobs, one, should_stop)
+    return Outcome(finished - len(failed), len(cells) - len(waiting), failed)
+
+
+def missing(cell: Cell, out: Path) -> list[Reading]:
+    """The wanted readings of a cell that its file does not hold."""
+    rows = read_cell(cell, out)["rows"]
+    return [reading for reading in cell.readings if reading.key not in rows]
+
+
+def run_cell(cell: Cell, out: Path, threads: int, report: Report = silent) -> str:
+    """Fill in what is missing of a cell; returns the error, "" if there was none."""
+    torch.set_num_threads(threads)
+    record = read_cell(cell, out) | {"error": ""}
+    try:
+        for reading, row in score_cell(cell, missing(cell, out), out, report):
+            record["rows"][reading.key] = row
+            _write(cell, out, record)
+    except Exception as error:  # one cell must not end the others, whatever went wrong in it
+        record["error"] = f"{type(error).__name__}: {error}"
+        _write(cell, out, record)
+    return record["error"]
+
+
+def read_cell(cell: Cell, out: Path) -> dict[str, Any]:
+    """What a cell's file holds, or an empty record."""
+    path = _path(cell, out)
+    if not path.exists():
+        return {"cell": cell.identity, "run": cell.run_name, "rows": {}, "error": ""}
+    return json.loads(path.read_text())
+
+
+def _path(cell: Cell, out: Path) -> Path:
+    return out / "cells" / f"{cell.name}.json"
+
+
+def _write(cell: Cell, out: Path, record: dict[str, Any]) -> None:
+    write_atomically(_path(cell, out), json.dumps(record, indent=1).encode())
+
+
+def _in_slots(
+    cells: list[Cell], jobs: int, one: Callable[[Cell, int], None], should_stop: Callable[[], bool]
+) -> None:
+    """`jobs` workers take the cells in order."""
+    if jobs == 1:
+        for cell in cells:
+            if should_stop():
+                return
+            one(cell, 0)
+        return
+    todo: queue.SimpleQueue[Cell] = queue.SimpleQueue()
+    for cell in cells:
+        todo.put(cell)
+
+    def work(slot: int) -> None:
+        while not should_stop():
+            try:
+                cell = todo.get_nowait()
+            except queue.Empty:
+                return
+            one(cell, slot)
+
+    workers = [threading.Thread(target=work, args=(slot,)) for slot in range(min(jobs, len(cells)))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def _run_apart(cell: Cell, out: Path, threads: int, slot: int) -> str:
+    """`run_cell` in a process of its own; one that is killed is a failed cell like any other."""
+    env = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    gpus = _gpus()
+    if gpus:
+        env["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    work = json.dumps({"cell": cell.to_json(), "out": str(out), "threads": threads})
+    result = subprocess.run(
+        [sys.executable, "-m", "minari_distill.benchmark.run"],
+        input=work,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        record = read_cell(cell, out)
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        record["error"] = f"The process ended with code {result.returncode}: {last}"
+        _write(cell, out, record)
+        return record["error"]
+    return read_cell(cell, out)["error"]
+
+
+def _gpus() -> list[str]:
+    """The names under which CUDA shows its devices."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+if __name__ == "__main__":
+    given = json.load(sys.stdin)
+    run_cell(Cell.from_json(given["cell"]), Path(given["out"]), given["threads"])

@@ -1,0 +1,291 @@
+"""The paper's tables as Markdown, from the rows of a benchmark.
+
+A score is mean ± 95 % half-width (fraction of the teacher's). With several synset seeds the mean and the interval
+are over the seeds; with one, the interval is over its students (over the episodes of a single policy). The line
+below each table names seeds, students and episodes.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from minari_distill.benchmark.cells import ARCHITECTURES, METHODS, OPTIMIZERS, PROTOCOLS
+from minari_distill.errors import ConfigError
+from minari_distill.evaluate import Score
+from minari_distill.files import write_atomically
+
+Row = dict[str, Any]
+
+_NAMES = {
+    "teacher": "teacher",
+    "bc": "BC on all data",
+    "random": "random pairs",
+    "relabelled": "relabelled pairs",
+    "dbc": "DBC",
+    "pbc": "PBC",
+    "av_pbc": "Av-PBC",
+}
+_BEFORE = ["random", "relabelled", "dbc", "pbc", "av_pbc", "bc", "teacher"]
+assert sorted(_BEFORE) == sorted(METHODS)
+
+
+def all_tables(rows: Sequence[Row]) -> dict[str, str]:
+    """Markdown by marker: table1 … table5; a table without rows is left out."""
+    makers: dict[str, Callable[[Sequence[Row]], str]] = {
+        "table1": objectives_table,
+        "table2": students_table,
+        "table3": ensembles_table,
+        "table4": cost_table,
+        "table5": sizes_table,
+    }
+    made = {name: maker(rows) for name, maker in makers.items()}
+    return {name: text for name, text in made.items() if text}
+
+
+def objectives_table(rows: Sequence[Row]) -> str:
+    """Table 1: objectives beside random pairs, relabelled pairs, BC on all data and the teacher."""
+    main = at_largest_size(r for r in rows if r["group"] == "main")
+    parts = []
+    for protocol in PROTOCOLS:
+        chosen = [r for r in main if r["protocol"] in (protocol, "bc", "teacher")]
+        if any(r["protocol"] == protocol for r in chosen):
+            parts.append(_by_dataset(chosen, f"`{protocol}` students", _method_name, _method_order))
+    return "\n\n".join(parts)
+
+
+def students_table(rows: Sequence[Row]) -> str:
+    """Table 2: other architectures and optimisers."""
+    parts = []
+    for group, variants in (("architectures", list(ARCHITECTURES)), ("optimizers", list(OPTIMIZERS))):
+        for protocol in PROTOCOLS:
+            chosen = [
+                r
+                for r in at_largest_size(r for r in rows if r["group"] == group)
+                if r["protocol"] == protocol
+            ]
+            if chosen:
+                parts.append(
+                    _by_dataset(
+                        chosen,
+                        f"{group}, `{protocol}` otherwise",
+                        lambda r: f"{r['variant']}{_whose(r, chosen)}",  # noqa: B023  (used at once)
+                        lambda r, v=variants: v.index(r["variant"]),  # type: ignore[misc]
+                    )
+                )
+    return "\n\n".join(parts)
+
+
+def ensembles_table(rows: Sequence[Row]) -> str:
+    """Table 3: one student beside averaging ensembles, on the same synsets."""
+    ensembles = at_largest_size(r for r in rows if r["group"] == "ensembles")
+    if not ensembles:
+        return ""
+    read = {_synset(r) for r in ensembles}
+    single = [r for r in rows if r["group"] == "main" and _synset(r) in read]
+    return _by_dataset(
+        [*single, *ensembles],
+        "students",
+        lambda r: f"{_method_name(r)}, `{r['protocol']}`, {r['variant'] or 'one student'}",
+        lambda r: (_method_order(r), PROTOCOLS.index(r["protocol"]), r["ensemble"]),
+    )
+
+
+def cost_table(rows: Sequence[Row]) -> str:
+    """Table 4: steps and seconds to train students, on a synset and on all data, and what the synset took."""
+    chosen = [
+        r
+        for r in at_largest_size(r for r in rows if r["group"] == "main")
+        if r["protocol"] in (*PROTOCOLS, "bc") and r["method"] not in ("random", "relabelled")
+    ]
+    if not any(r["protocol"] in PROTOCOLS for r in chosen):
+        return ""
+    chosen.sort(key=lambda r: (r["dataset"], _method_order(r), r["protocol"]))
+    body = []
+    for (dataset, name, protocol), same in groupby(
+        chosen, lambda r: (r["dataset"], _method_name(r), r["protocol"])
+    ):
+        several = list(same)
+        first = several[0]
+        body.append(
+            [
+                dataset,
+                name if protocol == "bc" else f"{name}, `{protocol}`",
+                f"{first['n_pairs']:,}",
+                f"{first['student_steps']:,} of {first['student_batch']}",
+                f"{statistics.mean(r['student_seconds'] for r in several):.1f} for {first['trained_together']}",
+                _seconds(several),
+                score_text(several),
+            ]
+        )
+    head = ["dataset", "students", "pairs", "steps of batch", "seconds for students", "distillation", "score"]
+    where = "; ".join(sorted({f"{r['hardware']}, {r['threads']} threads" for r in chosen}))
+    return f"{markdown(head, body)}\n\n{protocol_line(chosen)} Measured on: {where}."
+
+
+def sizes_table(rows: Sequence[Row]) -> str:
+    """Table 5: sizes of the synset."""
+    chosen = [r for r in rows if r["group"] == "main" and r["protocol"] in PROTOCOLS]
+    sizes = sorted({r["n_syn"] for r in chosen})
+    if len(sizes) < 2:
+        return ""
+    chosen.sort(key=lambda r: (r["dataset"], _method_order(r), PROTOCOLS.index(r["protocol"])))
+    body = []
+    for (dataset, name, protocol), same in groupby(
+        chosen, lambda r: (r["dataset"], _method_name(r), r["protocol"])
+    ):
+        several = list(same)
+        cells = [score_text([r for r in several if r["n_syn"] == n]) for n in sizes]
+        body.append([dataset, f"{name}, `{protocol}`", *cells])
+    return f"{markdown(['dataset', 'students', *map(str, sizes)], body)}\n\n{protocol_line(chosen)}"
+
+
+# ------------------------------------------------------------------------------------------- a score
+
+
+def at_largest_size(rows: Any) -> list[Row]:
+    """Rows at the largest size of the benchmark, and those that have none."""
+    rows = list(rows)
+    largest = max((r["n_syn"] for r in rows if r["n_syn"]), default=None)
+    return [r for r in rows if r["n_syn"] in (None, largest)]
+
+
+def score_of(rows: Sequence[Row]) -> Score:
+    """Mean and interval of rows that differ only by seed."""
+    if len(rows) == 1:
+        width = rows[0]["ci95_half_width"]
+        return Score(rows[0]["mean"], math.nan if width is None else width, 1)
+    return Score.of([r["mean"] for r in rows])
+
+
+def fraction_of(rows: Sequence[Row]) -> float | None:
+    """Mean fraction of the teacher's score; None where a row has no teacher."""
+    fractions = [r["fraction_of_teacher"] for r in rows]
+    return None if not fractions or None in fractions else statistics.mean(fractions)
+
+
+def score_text(rows: Sequence[Row]) -> str:
+    """`38.2 ± 1.5 (50 %)`, or a dash without rows."""
+    if not rows:
+        return "–"
+    fraction = fraction_of(rows)
+    return f"{score_of(rows)}" + ("" if fraction is None else f" ({fraction:.0%})".replace("%", " %"))
+
+
+def protocol_line(rows: Sequence[Row]) -> str:
+    """What is behind the scores of a table."""
+    seeds: dict[tuple[Any, ...], set[int]] = {}
+    for r in rows:
+        if r["method"] not in ("teacher", "bc"):
+            seeds.setdefault((r["dataset"], r["method"], r["label"], r["n_syn"]), set()).add(r["seed"])
+    counts = sorted({len(s) for s in seeds.values()})
+    students = sorted(
+        {(r["n_policies"], r["n_episodes"]) for r in rows if r["method"] != "teacher"}, reverse=True
+    )
+    parts = []
+    if counts:
+        many = " or ".join(map(str, counts))
+        parts.append(f"{many} synset seed{'' if counts == [1] else 's'}")
+    parts += [f"{n} policies × {e} episodes" if n > 1 else f"1 policy × {e} episodes" for n, e in students]
+    sizes = sorted({r["n_syn"] for r in rows if r["n_syn"]})
+    if sizes:
+        parts.append(f"{', '.join(map(str, sizes))} pairs")
+    units = sorted({r["unit"] for r in rows})
+    return f"Mean ± 95 % interval (fraction of the teacher's); {'; '.join(parts)}; greedy; score: {' / '.join(units)}."
+
+
+# ------------------------------------------------------------------------------------------ Markdown
+
+
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def fill_markers(page: str, tables: dict[str, str]) -> str:
+    """Put each table between `<!-- name -->` and `<!-- /name -->`; other text stays.
+
+    Raises:
+        ConfigError: A marker is missing.
+    """
+    for name, text in tables.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, found, rest = page.partition(start)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise ConfigError(
+                f"The page has no place for {name}: write '{start}' and '{end}' where it belongs."
+            )
+        page = f"{before}{start}\n{text}\n{end}{after}"
+    return page
+
+
+def write_tables(tables: dict[str, str], out: Path, page: Path | None = None) -> Path:
+    """`tables.md` in `out`, and the tables between the markers of `page`."""
+    path = out / "tables.md"
+    text = "\n\n".join(f"## {name.replace('table', 'Table ')}\n\n{table}" for name, table in tables.items())
+    write_atomically(path, f"{text}\n".encode())
+    if page is not None:
+        if not page.is_file():
+            raise ConfigError(f"--docs '{page}' does not exist. Give a Markdown page with markers.")
+        write_atomically(page, fill_markers(page.read_text(), tables).encode())
+    return path
+
+
+def _by_dataset(
+    rows: Sequence[Row], corner: str, name: Callable[[Row], str], order: Callable[[Row], Any]
+) -> str:
+    """One line a name, one column a dataset, then means over the datasets that every line has."""
+    ordered = sorted(rows, key=order)
+    names = list(dict.fromkeys(name(r) for r in ordered))
+    datasets = sorted({r["dataset"] for r in rows})
+    body = []
+    for n in names:
+        by = {d: [r for r in ordered if name(r) == n and r["dataset"] == d] for d in datasets}
+        line = [n, *(score_text(by[d]) for d in datasets)]
+        if len(datasets) > 1:
+            line.append(_mean_text(list(by.values())))
+        body.append(line)
+    head = [corner, *datasets, *(["mean"] if len(datasets) > 1 else [])]
+    return f"{markdown(head, body)}\n\n{protocol_line(rows)}"
+
+
+def _mean_text(several: list[list[Row]]) -> str:
+    if not all(several):
+        return "–"  # a mean over other datasets than the line above has would mislead
+    fractions = [fraction_of(rows) for rows in several]
+    known = [f for f in fractions if f is not None]
+    mean = statistics.mean(score_of(rows).mean for rows in several)
+    share = f" ({statistics.mean(known):.0%})".replace("%", " %") if len(known) == len(several) else ""
+    return f"{mean:.1f}{share}"
+
+
+def _method_name(row: Row) -> str:
+    """Av-PBC (default): what depends on settings carries their label."""
+    name = _NAMES[row["method"]]
+    return f"{name} ({row['label']})" if row["label"] else name
+
+
+def _method_order(row: Row) -> tuple[int, str]:
+    return _BEFORE.index(row["method"]), row["label"]
+
+
+def _whose(row: Row, rows: Sequence[Row]) -> str:
+    several = len({_method_name(r) for r in rows}) > 1
+    return f", {_method_name(row)}" if several else ""
+
+
+def _synset(row: Row) -> tuple[Any, ...]:
+    return tuple(row[k] for k in ("dataset", "teacher_digest", "label", "method", "n_syn", "seed"))
+
+
+def _seconds(rows: Sequence[Row]) -> str:
+    if rows[0]["distillation_seconds"] is None:
+        return "–"
+    seconds = statistics.mean(r["distillation_seconds"] for r in rows)
+    return f"{rows[0]['outer_steps']:,} steps, {seconds:.0f} s"
