@@ -21,7 +21,7 @@ import torch
 from minari_distill import __version__
 from minari_distill.config import DistillConfig, make_config
 from minari_distill.devices import resolve_device, resolve_precision
-from minari_distill.errors import DatasetError
+from minari_distill.errors import DatasetError, TeacherError
 from minari_distill.initializers import initial_indices
 from minari_distill.objectives import OBJECTIVES, Labels, needs_teacher
 from minari_distill.outer import OuterLoop, Problem
@@ -161,6 +161,12 @@ def pose(
         device = resolve_device(config.device)
         greedy = teacher.policy(raw.to(device))
         value = teacher.q(raw.to(device), greedy).cpu() if config.objective == "av_pbc" else None
+        for name, numbers in (("actions", greedy), ("values q", value)):
+            if numbers is not None and not bool(torch.isfinite(numbers).all()):
+                raise TeacherError(
+                    f"The teacher's {name} hold NaN or infinite numbers at states of the dataset: it diverged, or is "
+                    "of another dataset. Learn it again with lower learning rates, or give another."
+                )
         labels = Labels(labels.act, units.scale(greedy.cpu()), value)
     target, weight = OBJECTIVES[config.objective](labels, config)
 

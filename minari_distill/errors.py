@@ -22,6 +22,10 @@ class TeacherError(MinariDistillError):
     """A teacher file cannot be read, or does not fit the dataset."""
 
 
+class RunError(MinariDistillError):
+    """A run's folder can no longer be written."""
+
+
 class SynsetError(MinariDistillError):
     """A synset cannot be built, saved or loaded."""
 

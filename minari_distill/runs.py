@@ -9,11 +9,13 @@ lock                    held while the run is under way: a second one is refused
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -21,12 +23,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from minari_distill.config import DistillConfig
-from minari_distill.errors import ConfigError
+from minari_distill.errors import ConfigError, RunError
 from minari_distill.files import write_atomically
 from minari_distill.outer import OuterLoop
 from minari_distill.teachers import Teacher, load_teacher, save_teacher
 from minari_distill.team import Team
 from minari_distill.transitions import Source
+
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ class Run:
         run._take_lock()
         try:
             run._begin({**dataclasses.asdict(config), "drop": list(drop), "dtype": dtype}, source, resume)
-        except BaseException:
-            run.__exit__()
+        except BaseException as error:
+            run.__exit__(type(error), error, error.__traceback__)
             raise
         return run
 
@@ -97,7 +101,7 @@ class Run:
         record = json.loads(json.dumps(record))
         path = self.folder / "run.json"
         if path.exists():
-            self._check_same(json.loads(path.read_text()), record, resume)
+            self._check_same(_read_settings(path), record, resume)
             self._read_checkpoint()
         else:
             if resume:
@@ -109,10 +113,21 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Give the folder free."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the folder free.
+
+        Raises:
+            RunError: the run ended because the disk took no more.
+        """
         if self._lock:
             self._lock.close()
+        if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
+            raise RunError(
+                f"The run in '{self.folder}' could not be written: {error.strerror}. What it kept before is whole: "
+                "make room and go on with resume=True (--resume)."
+            ) from error
 
     # ---------------------------------------------------------------------------------- the teacher
 
@@ -220,3 +235,12 @@ class Run:
                 f"The checkpoint '{path}' cannot be read ({error}). Delete it to start the distillation anew; "
                 "the learnt teacher beside it is kept."
             ) from error
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"'{path}' cannot be read ({error}). Delete its folder to start anew, or give another run_dir."
+        ) from error
