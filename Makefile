@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/minari-distill demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: .venv/installed
 	$(BIN)/ruff check .
