@@ -53,7 +53,7 @@ def learning_curve(
             lw=2,
             label="held-out states",
         )
-        left.set(xlabel="outer steps", ylabel="weighted loss of fresh students", ylim=(0, None))
+        left.set(xlabel="outer steps", ylabel="weighted loss of students", ylim=(0, None))
         left.legend()
 
         rows = [(name, row) for name, row in scores.items() if name != "teacher"]
@@ -63,8 +63,9 @@ def learning_curve(
         colours = [GREY if "pairs" in name else BLUE for name in names]
         right.barh(names, means, xerr=widths, color=colours, capsize=3, height=0.62)
         if "teacher" in scores:
-            right.axvline(scores["teacher"]["mean"], color=ORANGE, lw=2, ls="--", label="teacher")
-            right.legend(loc="lower right")
+            teacher = scores["teacher"]["mean"]
+            right.axvline(teacher, color=ORANGE, lw=2, ls="--")
+            right.text(teacher, -0.55, "teacher ", color=ORANGE, ha="right", va="center")
         right.invert_yaxis()
         right.set(xlabel="normalised score (95 % interval)", xlim=(0, None))
         right.grid(axis="y", visible=False)
