@@ -252,3 +252,26 @@ def test_kmeans_seeding_reaches_a_far_cluster():
 def test_the_table_of_objectives_is_what_the_settings_accept():
     """Every objective can be asked for by name."""
     assert list(OBJECTIVES) == OBJECTIVE_NAMES
+
+
+def test_the_paper_preset_is_the_papers_procedure():
+    """Every number that a comparison rests on."""
+    c = make_config("paper")
+    r = c.recipe
+    assert (r.hidden_layers, r.hidden_width, r.head, r.init, r.output_gain) == (
+        3,
+        256,
+        "tanh",
+        "orthogonal",
+        1.0,
+    )
+    assert (r.optimizer, r.lr, r.steps, c.window_steps, c.student_pool) == ("sgd", 0.1, 100, 100, 0)
+    assert (c.outer_optimizer, c.outer_lr_obs, c.outer_lr_act, c.outer_momentum) == (
+        "momentum",
+        0.1,
+        0.1,
+        0.9,
+    )
+    assert (c.outer_clip, c.outer_clip_at, c.outer_schedule) == ("norm", 2.0, "constant")
+    assert (c.n_syn, c.initializer, c.outer_batch, c.q_scale) == (256, "random", 2560, 0.02)
+    assert (c.teacher_method, c.teacher_steps, c.cql_alpha, c.cql_n_actions) == ("cal_ql", 10**6, 10.0, 10)
