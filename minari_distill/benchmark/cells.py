@@ -53,8 +53,8 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """The ids joined by "+"."""
-        return "+".join(self.ids)
+        """The ids joined by "+"; of a folder elsewhere, the end of its path."""
+        return "+".join("/".join(Path(i).parts[-2:]) if Path(i).is_absolute() else i for i in self.ids)
 
     @classmethod
     def parse(cls, text: str) -> Dataset:
@@ -146,7 +146,7 @@ class Cell:
     def name(self) -> str:
         """A file name: readable parts, and a digest of the identity."""
         size = f"-{self.n_syn}" if self.n_syn else ""
-        text = f"{'+'.join(self.dataset.ids)}-{self.label}-{self.method}{size}-seed{self.seed}"
+        text = f"{self.dataset.name}-{self.label}-{self.method}{size}-seed{self.seed}"
         return f"{re.sub(r'[^A-Za-z0-9_]+', '-', text).strip('-')}-{_digest(self.identity)}"
 
     @property

@@ -34,6 +34,8 @@ def all_figures(rows: Sequence[dict[str, Any]], out: Path, folder: Path) -> dict
 def learning_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path) -> Path | None:
     """Figure 1 of one dataset: score against outer steps, and against seconds of distillation, as a PNG.
 
+    The last point is the finished synset.
+
     Returns:
         The file, or None where the rows hold no snapshots of this dataset.
     """
@@ -41,14 +43,17 @@ def learning_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path) 
     seen = [r for r in here if r["group"] == "snapshots"]
     if not seen:
         return None
+    lines = {_line(r) for r in seen}
+    known = {(*_line(r), r["n_syn"], r["seed"], r["snapshot"]) for r in seen}
+    finished = [
+        r | {"snapshot": r["outer_steps"]} for r in here if r["group"] == "main" and _line(r) in lines
+    ]
+    seen += [r for r in finished if (*_line(r), r["n_syn"], r["seed"], r["snapshot"]) not in known]
     largest = max(r["n_syn"] for r in seen)
-    lines = sorted({(r["method"], r["label"], r["protocol"]) for r in seen})
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True, layout="constrained")
-        for i, line in enumerate(lines):
-            mine = [
-                r for r in seen if (r["method"], r["label"], r["protocol"]) == line and r["n_syn"] == largest
-            ]
+        for i, line in enumerate(sorted(lines)):
+            mine = [r for r in seen if _line(r) == line and r["n_syn"] == largest]
             steps = sorted({r["snapshot"] for r in mine})
             groups = [[r for r in mine if r["snapshot"] == step] for step in steps]
             scores = [score_of(group) for group in groups]
@@ -75,6 +80,10 @@ def learning_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path) 
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)
     return path
+
+
+def _line(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["method"], row["label"], row["protocol"]
 
 
 def distilled_states(rows: Sequence[dict[str, Any]], dataset: str, out: Path, folder: Path) -> Path | None:

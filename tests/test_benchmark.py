@@ -1,0 +1,326 @@
+"""The benchmark: cells resume, failures stay alone, students use the optimiser named, tables follow from rows."""
+
+import dataclasses
+import json
+
+import pyarrow.parquet
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from minari_distill import students
+from minari_distill.benchmark import bc, cells, figures, score, tables
+from minari_distill.benchmark.cells import OPTIMIZERS, Cell, Dataset, Reading, grid
+from minari_distill.benchmark.figures import learning_figure
+from minari_distill.benchmark.rows import SCHEMA, collect, with_fractions, write_results
+from minari_distill.benchmark.run import missing, read_cell, run_cells
+from minari_distill.cli import app
+from minari_distill.config import GENERAL_RECIPE
+from minari_distill.errors import ConfigError
+from minari_distill.networks import Architecture, initialize
+from minari_distill.teachers import NetworkTeacher, save_teacher
+from minari_distill.transitions import EMBEDDED_ID
+from minari_distill.units import Units
+
+TINY = {
+    "hidden_width": 16,
+    "hidden_layers": 2,
+    "inner_steps": 8,
+    "window": 4,
+    "outer_batch": 32,
+    "outer_steps": 6,
+    "validate_every": 2,
+    "checkpoint_every": 2,
+}
+FEW = {"n_students": 2, "n_episodes": 1, "ensemble": 2, "bc_steps": 3, "bc_batch": 8, "sizes": [8]}
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    actor, critic = Architecture(11, 3, (8,), "tanh"), Architecture(14, 1, (8,), "linear")
+    g = torch.Generator().manual_seed(0)
+    made = NetworkTeacher(
+        actor=initialize(actor, 1, generator=g),
+        actor_arch=actor,
+        critic=initialize(critic, 2, generator=g),
+        critic_arch=critic,
+        reduction="min",
+        units=Units(torch.zeros(11), torch.ones(11), -torch.ones(3), torch.ones(3)),
+        metadata={"method": "random, for tests"},
+    )
+    return save_teacher(made, tmp_path / "teacher.safetensors")
+
+
+@pytest.fixture
+def dataset(teacher):
+    return Dataset.parse(f"{EMBEDDED_ID}={teacher}")
+
+
+@pytest.fixture(autouse=True)
+def small_general_students(monkeypatch):
+    """General students of 16 units and 4 steps: the tests ask who is trained, not how well."""
+    small = GENERAL_RECIPE.replace(hidden_width=16, steps=4)
+    for module in (students, cells, bc):
+        monkeypatch.setattr(module, "GENERAL_RECIPE", small)
+
+
+def test_a_grid_is_run_once_and_its_rows_are_tidy(dataset, tmp_path):
+    """Story: all cells of a dataset; the same command again runs nothing; parquet and CSV have every column."""
+    out = tmp_path / "out"
+    wanted = grid([dataset], settings=TINY, snapshots=[0, 3], **FEW)
+    assert [c.method for c in wanted] == ["teacher", "bc", "random", "relabelled", "av_pbc"]
+    outcome = run_cells(wanted, out, threads=1)
+    assert (outcome.done, outcome.skipped, outcome.failed) == (5, 0, {})
+    again = run_cells(wanted, out, threads=1)
+    assert (again.done, again.skipped) == (0, 5)
+
+    rows = collect(out)
+    assert len(rows) == 1 + 1 + 2 + 2 + (2 + 2 + 4)
+    parquet, csv = write_results(rows, out)
+    read = pyarrow.parquet.read_table(parquet)
+    assert read.schema.equals(SCHEMA) and read.to_pylist() == rows
+    assert len(csv.read_text().splitlines()) == len(rows) + 1
+    teacher = next(r for r in rows if r["method"] == "teacher")
+    assert teacher["n_episodes"] == 2 and teacher["fraction_of_teacher"] == 1.0  # 2 students × 1 episode
+    for row in rows:
+        assert row["fraction_of_teacher"] == row["mean"] / teacher["mean"]
+        assert row["n_policies"] >= 1 and row["unit"] and row["date"]
+    at = {r["snapshot"]: r for r in rows if r["group"] == "snapshots" and r["protocol"] == "recipe"}
+    assert at[0]["outer_steps"] == 0 and at[3]["outer_steps"] == 3
+    last = next(r for r in rows if r["method"] == "av_pbc" and r["group"] == "main")
+    assert last["outer_steps"] == 6 and json.loads(last["config"])["outer_steps"] == 6
+    assert learning_figure(rows, EMBEDDED_ID, out / "figures").stat().st_size > 1000
+    made = tables.all_tables(rows)
+    assert set(made) == {"table1", "table3", "table4"}  # neither other students nor other sizes were run
+
+
+def test_snapshots_change_nothing(dataset, tmp_path):
+    """Law: a run that is stopped at its snapshots ends with the pairs of one that is not."""
+    one = Cell(dataset, "av_pbc", (), 8, settings=TINY)
+    whole = dict(score._snapshots(one, [], tmp_path / "a", lambda p: None))[None]
+    cut = dict(score._snapshots(one, [0, 3, 5], tmp_path / "b", lambda p: None))
+    assert (whole.observations == cut[None].observations).all() and (whole.actions == cut[None].actions).all()
+    assert [cut[s].metadata["outer_steps_done"] for s in (0, 3, 5)] == [0, 3, 5]
+    with pytest.raises(ConfigError, match="at step 6 already"):
+        dict(score._snapshots(one, [2], tmp_path / "a", lambda p: None))
+
+
+def test_a_killed_cell_keeps_its_readings(dataset, tmp_path, monkeypatch):
+    """What was read before a kill is not read again; an error is recorded, and the next run removes it."""
+    wanted = grid([dataset], settings=TINY, baselines=False, groups=["main"], **FEW)
+    cell, calls = wanted[1], []
+    honest = score.score_reading
+
+    def killed_at_second(synset, cell, reading, report):
+        calls.append(reading.key)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return honest(synset, cell, reading, report)
+
+    monkeypatch.setattr(score, "score_reading", killed_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(wanted, tmp_path, threads=1)
+    assert [r.key for r in missing(cell, tmp_path)] == ["main/general"]
+    assert run_cells(wanted, tmp_path, threads=1).done == 1
+    assert calls == ["main/recipe", "main/general", "main/general"] and not missing(cell, tmp_path)
+
+
+def test_a_failed_cell_is_recorded_and_the_others_go_on(dataset, tmp_path):
+    """n_syn beyond the dataset fails; the next cell and the teacher are done; a later run tries again."""
+    wanted = grid([dataset], settings=TINY, baselines=False, groups=["main"], **FEW | {"sizes": [10**6, 8]})
+    outcome = run_cells(wanted, tmp_path, threads=1)
+    assert outcome.done == 2 and list(outcome.failed) == [wanted[1].name]
+    assert "n_syn=1000000" in read_cell(wanted[1], tmp_path)["error"]
+    assert run_cells(wanted, tmp_path, threads=1).skipped == 2
+
+
+def test_cells_in_processes_of_their_own(dataset, tmp_path, monkeypatch):
+    """Two jobs; each has the threads that it was given, and a process that dies is one failed cell."""
+    main = (Reading("main", "recipe", 1),)
+    good = Cell(dataset, "random", main, 8, settings=TINY, n_episodes=1)
+    bad = dataclasses.replace(good, settings={**TINY, "n_students": 0})
+    outcome = run_cells([good, bad], tmp_path, jobs=2, threads=1)
+    assert outcome.done == 1 and "n_students=0" in outcome.failed[bad.name]
+    assert [row["threads"] for row in collect(tmp_path)] == [1]
+
+
+def test_every_student_uses_the_optimiser_named(dataset, tmp_path, monkeypatch):
+    """Law: per row of Table 2, one optimiser of the named kind is made once and takes every one of its steps."""
+    made = []
+    honest = students.make_optimizer
+
+    def spy(theta, recipe):
+        optimizer = honest(theta, recipe)
+        steps = []
+        optimizer.register_step_post_hook(lambda *_: steps.append(1))
+        made.append((optimizer, steps))
+        return optimizer
+
+    monkeypatch.setattr(students, "make_optimizer", spy)
+    wanted = grid([dataset], settings=TINY, baselines=False, groups=["optimizers"], **FEW)
+    assert run_cells(wanted, tmp_path, threads=1).failed == {}
+    rows = list(read_cell(wanted[1], tmp_path)["rows"].values())
+    assert [r["variant"] for r in rows] == list(OPTIMIZERS) * 2 and len(made) == len(rows)
+    kinds = {"sgd": torch.optim.SGD, "momentum": torch.optim.SGD, "adam": torch.optim.Adam}
+    for row, (optimizer, steps) in zip(rows, made, strict=True):
+        asked, group = OPTIMIZERS[row["variant"]], optimizer.param_groups[0]
+        assert type(optimizer) is kinds.get(row["variant"], torch.optim.AdamW)
+        assert len(steps) == row["student_steps"] == 4
+        assert row["optimizer"] == row["variant"] and group["lr"] == row["lr"] == asked["lr"]
+        if row["variant"] in ("sgd", "momentum"):
+            assert group["momentum"] == (0.9 if row["variant"] == "momentum" else 0.0)
+            buffers = [s.get("momentum_buffer") for s in optimizer.state.values()]
+            assert any(b is not None for b in buffers) == (row["variant"] == "momentum")
+        else:
+            assert {int(s["step"]) for s in optimizer.state.values()} == {4}  # never rebuilt between steps
+            assert group["weight_decay"] == (0.01 if row["variant"] == "adamw" else 0.0)
+
+
+def row(method, mean, *, protocol="recipe", n_syn=256, seed=0, width=1.0, **more):
+    """A row by hand."""
+    whole = {
+        "dataset": "d/one-v0",
+        "teacher_digest": "t",
+        "label": "" if method in ("teacher", "bc") else "default",
+        "method": method,
+        "n_syn": None if method in ("teacher", "bc") else n_syn,
+        "seed": seed,
+        "group": "main",
+        "protocol": {"teacher": "teacher", "bc": "bc"}.get(method, protocol),
+        "variant": "",
+        "ensemble": 1,
+        "mean": mean,
+        "ci95_half_width": width,
+        "n_policies": 5,
+        "n_episodes": 10,
+        "unit": "normalised, 0 to 100",
+        "n_pairs": 256,
+        "student_steps": 100,
+        "student_batch": 256,
+        "student_seconds": 0.5,
+        "trained_together": 5,
+        "hardware": "a CPU",
+        "threads": 1,
+        "outer_steps": 900,
+        "distillation_seconds": 60.0,
+    }
+    return whole | more
+
+
+def test_table_1_by_hand():
+    """Seeds 40 and 44: mean 42; s = √8, half-width 12.706·√8/√2 = 25.4; of a teacher at 80: 52.5 %, printed 52."""
+    rows = with_fractions(
+        [
+            row("teacher", 80.0),
+            row("av_pbc", 40.0),
+            row("av_pbc", 44.0, seed=1),
+            row("random", 8.0, width=None),
+        ]
+    )
+    lines = tables.objectives_table(rows).splitlines()
+    assert lines[0] == "| `recipe` students | d/one-v0 |"
+    assert lines[2:5] == [
+        "| random pairs (default) | 8.0 (10 %) |",
+        "| Av-PBC (default) | 42.0 ± 25.4 (52 %) |",
+        "| teacher | 80.0 ± 1.0 (100 %) |",
+    ]
+    assert "1 or 2 synset seeds; 5 policies × 10 episodes; 256 pairs" in lines[6]
+
+
+def test_means_are_over_the_same_datasets_only():
+    """A method that misses a dataset has no mean; 40 and 60 of teachers at 80 and 60 have 50.0 (75 %)."""
+    two = {"dataset": "d/two-v0"}
+    rows = with_fractions(
+        [
+            *(row("teacher", 80.0), row("teacher", 60.0, **two), row("av_pbc", 40.0)),
+            *(row("av_pbc", 60.0, **two), row("pbc", 30.0)),
+        ]
+    )
+    text = tables.objectives_table(rows)
+    assert "| Av-PBC (default) | 40.0 ± 1.0 (50 %) | 60.0 ± 1.0 (100 %) | 50.0 (75 %) |" in text
+    assert "| PBC (default) | 30.0 ± 1.0 (38 %) | – | – |" in text
+
+
+def test_tables_3_and_5_by_hand():
+    """Ensembles stand beside the students of the same synsets; sizes are columns in order."""
+    ensemble = row("av_pbc", 50.0, group="ensembles", variant="ensemble of 10", ensemble=10, n_policies=1)
+    rows = with_fractions([row("av_pbc", 40.0), row("av_pbc", 20.0, n_syn=16), ensemble])
+    text = tables.ensembles_table(rows)
+    assert "one student | 40.0 ± 1.0 |" in text and "ensemble of 10 | 50.0 ± 1.0 |" in text
+    assert "20.0" not in text  # another size is another synset
+    sizes = tables.sizes_table(rows)
+    assert "| dataset | students | 16 | 256 |" in sizes
+    assert "| Av-PBC (default), `recipe` | 20.0 ± 1.0 | 40.0 ± 1.0 |" in sizes
+
+
+def test_two_answers_to_one_question_are_refused():
+    """Rows that differ in settings alone are never averaged."""
+    with pytest.raises(ConfigError, match="another --label"):
+        with_fractions([row("av_pbc", 40.0), row("av_pbc", 44.0)])
+
+
+def test_markers_are_filled_and_missing_ones_named():
+    """The text around stays, a second filling replaces the first."""
+    page = "a\n<!-- table1 -->\nold\n<!-- /table1 -->\nb\n"
+    once = tables.fill_markers(page, {"table1": "new"})
+    assert once == "a\n<!-- table1 -->\nnew\n<!-- /table1 -->\nb\n"
+    assert tables.fill_markers(once, {"table1": "new"}) == once
+    with pytest.raises(ConfigError, match="no place for table2"):
+        tables.fill_markers(page, {"table2": "x"})
+
+
+def test_identity(dataset):
+    """Where the teacher's file lies and which readings are wanted do not make another cell; the seed does."""
+    cell = Cell(dataset, "av_pbc", (Reading("main", "recipe", 5),), 8)
+    moved = dataclasses.replace(dataset, teacher="/elsewhere.safetensors")
+    assert dataclasses.replace(cell, dataset=moved, readings=()).name == cell.name
+    assert dataclasses.replace(cell, seed=1).name != cell.name
+    assert Cell.from_json(json.loads(json.dumps(cell.to_json()))) == cell
+
+
+BAD = [
+    (["--dataset", "a/b-v0="], "must be ID, ID=TEACHER"),
+    (["--dataset", "a/b-v0=none.safetensors"], "does not exist"),
+    (["--dataset", EMBEDDED_ID, "--objective", "av_pcb"], "Did you mean 'av_pbc'?"),
+    (["--dataset", EMBEDDED_ID, "--read", "optimisers"], "Did you mean 'optimizers'?"),
+    (["--dataset", EMBEDDED_ID, "--set", "n_syn=3"], "--size"),
+    (["--dataset", EMBEDDED_ID, "--set", "outer_step=3"], "Did you mean 'outer_steps'?"),
+    (["--dataset", EMBEDDED_ID, "--snapshot", "9999"], "between 0 and outer_steps"),
+    (["--tables-only"], "holds no results"),
+    ([], "--dataset ID"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_commands_are_one_line(arguments, message, tmp_path):
+    """Before anything is run."""
+    result = CliRunner().invoke(app, ["benchmark", "--out", str(tmp_path / "out"), *arguments])
+    assert result.exit_code == 1 and message in " ".join(result.output.split())
+
+
+def test_the_command_writes_rows_and_fills_the_page(dataset, tmp_path, monkeypatch):
+    """One cell by the command line, then its tables from the results alone."""
+    drawn = []
+
+    def draw(
+        synset, path, **options
+    ):  # a machine may have no OpenGL; tests of the Hub render a strip where it has
+        drawn.append((len(synset), options))
+        path.write_bytes(b"")
+        return True
+
+    monkeypatch.setattr(figures, "render_strip", draw)
+    page = tmp_path / "page.md"
+    marked = (f"<!-- {m} -->\n<!-- /{m} -->" for m in ("table1", "table4", "figure2"))
+    page.write_text("\n".join(marked))
+    flags = [x for k, v in TINY.items() for x in ("--set", f"{k}={v}")]
+    flags += ["--size", "8", "--students", "2", "--episodes", "1", "--read", "main", "--no-baselines"]
+    spec = f"{dataset.name}={dataset.teacher}"
+    common = ["benchmark", "--out", str(tmp_path / "out"), "--json"]
+    first = CliRunner().invoke(app, [*common, "--dataset", spec, *flags])
+    assert first.exit_code == 0, first.output
+    assert json.loads(first.stdout)["done"] == 2
+    second = CliRunner().invoke(app, [*common, "--tables-only", "--docs", str(page)])
+    assert second.exit_code == 0, second.output
+    assert "| Av-PBC (default) |" in page.read_text() and json.loads(second.stdout)["rows"] == 3
+    assert drawn == [(8, {"follow": True})] and "](figures/states-demo-hopper" in page.read_text()
