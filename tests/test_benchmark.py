@@ -3,9 +3,11 @@
 import dataclasses
 import json
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from minari_distill import students
@@ -16,8 +18,11 @@ from minari_distill.benchmark.rows import SCHEMA, collect, with_fractions, write
 from minari_distill.benchmark.run import missing, read_cell, run_cells
 from minari_distill.cli import app
 from minari_distill.config import GENERAL_RECIPE
+from minari_distill.distill import distill
 from minari_distill.errors import ConfigError
+from minari_distill.hub.strip import render_strip
 from minari_distill.networks import Architecture, initialize
+from minari_distill.progress import silent
 from minari_distill.teachers import NetworkTeacher, save_teacher
 from minari_distill.transitions import EMBEDDED_ID
 from minari_distill.units import Units
@@ -302,9 +307,7 @@ def test_the_command_writes_rows_and_fills_the_page(dataset, tmp_path, monkeypat
     """One cell by the command line, then its tables from the results alone."""
     drawn = []
 
-    def draw(
-        synset, path, **options
-    ):  # a machine may have no OpenGL; tests of the Hub render a strip where it has
+    def draw(synset, path, **options):  # a machine may have no OpenGL
         drawn.append((len(synset), options))
         path.write_bytes(b"")
         return True
@@ -324,3 +327,14 @@ def test_the_command_writes_rows_and_fills_the_page(dataset, tmp_path, monkeypat
     assert second.exit_code == 0, second.output
     assert "| Av-PBC (default) |" in page.read_text() and json.loads(second.stdout)["rows"] == 3
     assert drawn == [(8, {"follow": True})] and "](figures/states-demo-hopper" in page.read_text()
+
+
+def test_states_and_what_follows_them_are_two_rows_of_pictures(dataset, tmp_path):
+    """2 states: 400 pixels wide and 400 high; the rows differ, for the actions move the robot."""
+    synset = distill(
+        EMBEDDED_ID, objective="dbc", initializer="random", **{**TINY, "outer_steps": 0}, report=silent
+    )
+    if not render_strip(synset, tmp_path / "strip.png", n=2, follow=True):
+        pytest.skip("no OpenGL on this machine")
+    picture = np.asarray(Image.open(tmp_path / "strip.png"))
+    assert picture.shape == (400, 400, 3) and (picture[:200] != picture[200:]).any()
