@@ -10,9 +10,11 @@ import pytest
 from conftest import write_dataset
 from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
+from typer.testing import CliRunner
 
 import minari_distill as md
 from benchmarks.catalogue import entries, table
+from minari_distill.cli import app
 from minari_distill.errors import DatasetError, EnvironmentUnavailable, TeacherError
 from minari_distill.progress import silent
 from minari_distill.spaces import SpaceCodec
@@ -225,3 +227,25 @@ def test_the_table_in_the_docs_is_the_script_s():
     assert table() in page
     for name, family in re.findall(r"test_families\.py::(\w+)(?:\[([^\]]+)\])?", page):
         assert name in globals() and (not family or family in FAMILIES)
+
+
+def test_the_command_line_drops_parts(quick_estimate, tmp_path, monkeypatch):
+    """--drop mission --dtype float64 do what drop=["mission"], dtype="float64" do."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset("mini/grid-v0", observation_space=grid(7), action_space=spaces.Discrete(7), env=None)
+    flags = [x for name, value in TINY.items() for x in ("--set", f"{name}={value}")]
+    command = [
+        "distill",
+        "mini/grid-v0",
+        "-o",
+        "mini/x-v0",
+        "--drop",
+        "mission",
+        "--dtype",
+        "float64",
+        *flags,
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    synset = md.load_synset("mini/x-v0")
+    assert synset.observations.shape == (6, 151) and synset.observations.dtype == np.float64
