@@ -531,7 +531,7 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize("case", FAULTS)
 def test_each_fault_is_one_sentence(case, world):
-    """It names what was given, what was expected, what to type next; the dataset is as it was."""
+    """It names what was given, what was expected, what to type next, and leaves no half-written file."""
     act, kind, message = FAULTS[case]
     with pytest.raises(kind, match=message) as caught:
         act(world)
