@@ -280,7 +280,7 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
             observation_std=np.array(record["normalisation"]["std"], np.float32),
             recipe=StudentRecipe(**record["recipe"]),
             config=DistillConfig(**record["config"]) if record["config"] else None,
-            metadata=record["metadata"],
+            metadata=dict(record["metadata"]),
         )
     except SynsetError:
         raise

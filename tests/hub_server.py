@@ -180,6 +180,7 @@ def _missing(what: str) -> _Answer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the body waits 40 ms for the headers' receipt
     hub: HubServer
 
     def setup(self) -> None:
@@ -215,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer = _Answer(500, b"<html>Internal error</html>")
         else:
             answer = self._answer(path, query, body)
-        if fault and fault.kind == "lost":
+        if fault and (fault.kind == "lost" or (fault.kind == "cut" and self.command == "HEAD")):
             self._hang_up()
             return
         cut = fault is not None and fault.kind == "cut"

@@ -13,7 +13,12 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
+NEEDS_A_HUB = ("hub.md",)  # run by test_hub.py
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if blocks(p) and p.name not in NEEDS_A_HUB], ids=lambda p: p.name
+)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     """In order, in one namespace, in an empty folder."""
     monkeypatch.chdir(tmp_path)

@@ -6,11 +6,11 @@
     card/NAME/{states,learning-curve}.png
 
 `address.py` reads hf:// addresses, `calls.py` repeats or explains what fails, `remote.py` looks at a repository,
-`push.py` and `pull.py` are the two directions, `card.py` and `strip.py` write the card.
+`upload.py` and `download.py` are the two directions, `card.py` and `strip.py` write the card.
 """
 
 from minari_distill.hub.address import HubAddress
-from minari_distill.hub.pull import fetch
-from minari_distill.hub.push import Pushed, push
+from minari_distill.hub.download import fetch
+from minari_distill.hub.upload import Pushed, push
 
 __all__ = ["HubAddress", "Pushed", "fetch", "push"]

@@ -101,7 +101,9 @@ def diagnose(error: BaseException, repo_id: str, doing: str) -> Fault | None:
             return Fault(f"Cannot {doing} '{repo_id}' while HF_HUB_OFFLINE is set. Unset it and try again.")
         if getattr(link, "response", None) is not None:
             return _of_status(link, repo_id, doing)
-        if isinstance(link, HTTPError | json.JSONDecodeError | RuntimeError):  # RuntimeError: of hf_xet
+    for link in chain:
+        of_xet = isinstance(link, RuntimeError) and link is chain[-1]  # hf_xet knows no other error
+        if of_xet or isinstance(link, HTTPError | json.JSONDecodeError):
             return Fault(
                 f"Cannot {doing} '{repo_id}': {constants.ENDPOINT} cannot be reached, or its answer broke off "
                 f"({_first_line(link)}). Check the network (and HF_ENDPOINT, if it is set) and try again.{_WHOLE}",
@@ -171,7 +173,7 @@ def _retry_after(headers: Any) -> float | None:
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _first_line(error: object) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import RevisionNotFoundError
 
 from minari_distill import __version__
@@ -21,7 +21,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def open_api() -> HfApi:
     """The Hub's client; which login it uses is huggingface_hub's own matter."""
-    return HfApi(library_name="minari-distill", library_version=__version__, endpoint=constants.ENDPOINT)
+    return HfApi(library_name="minari-distill", library_version=__version__)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,5 @@ class Remote:
         """A small text file, None where it is not there."""
         if path not in self.files:
             return None
-        local = hf_hub_download(
-            self.repo_id, path, repo_type="dataset", revision=self.commit, endpoint=constants.ENDPOINT
-        )
+        local = hf_hub_download(self.repo_id, path, repo_type="dataset", revision=self.commit)
         return Path(local).read_bytes().decode(errors="replace")

@@ -1,7 +1,7 @@
 """A strip of distilled states, rendered by MuJoCo.
 
-It runs in a process of its own: which OpenGL works on a machine without a screen shows only by trying, and one
-that does not can take its process down.
+It runs in a process of its own, as a script that needs only Gymnasium: which OpenGL works on a machine without a
+screen shows only by trying, and one that does not can take its process down.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ def render_strip(synset: Any, path: Path, n: int = 6, *, follow: bool = False) -
     Returns:
         Whether it was written.
     """
-    spec = synset.source.eval_env_spec or synset.source.env_spec
-    if not spec or "mujoco" not in str(json.loads(spec).get("entry_point")):
+    from minari_distill.env_specs import read_env_spec  # above, it would be the script's too
+
+    text = synset.source.eval_env_spec or synset.source.env_spec
+    if not text or "mujoco" not in str(json.loads(text).get("entry_point")):
         return False
     chosen = np.linspace(0, len(synset) - 1, min(n, len(synset))).round().astype(int)
     work = json.dumps(
         {
-            "spec": spec,
+            "spec": read_env_spec(text).to_json(),
             "observations": synset.observations[chosen].tolist(),
             "actions": synset.actions[chosen].tolist() if follow else None,
             "path": str(path),
@@ -47,7 +49,7 @@ def render_strip(synset: Any, path: Path, n: int = 6, *, follow: bool = False) -
     for library in [given] if given else ["egl", "osmesa"]:
         try:
             subprocess.run(
-                [sys.executable, "-m", "minari_distill.hub.strip"],
+                [sys.executable, "-P", __file__],  # -P: the modules beside this one are not for it
                 input=work.encode(),
                 env=os.environ | {"MUJOCO_GL": library},
                 capture_output=True,
@@ -62,12 +64,11 @@ def render_strip(synset: Any, path: Path, n: int = 6, *, follow: bool = False) -
 
 def _render(spec: str, observations: list[list[float]], actions: list[list[float]] | None, path: str) -> None:
     import gymnasium
+    from gymnasium.envs.registration import EnvSpec
     from PIL import Image
 
-    from minari_distill.env_specs import read_env_spec
-
     env = gymnasium.make(
-        read_env_spec(spec), render_mode="rgb_array", width=SIDE, height=SIDE, disable_env_checker=True
+        EnvSpec.from_json(spec), render_mode="rgb_array", width=SIDE, height=SIDE, disable_env_checker=True
     )
     env.reset(seed=0)
     robot: Any = env.unwrapped

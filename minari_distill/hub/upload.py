@@ -203,6 +203,8 @@ def _open_repository(api: HfApi, repo_id: str, private: bool | None) -> Remote:
     try:
         found = Remote.look_up(api, repo_id)
     except RepositoryNotFoundError:
+        found = None
+    if found is None:
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         found = Remote.look_up(api, repo_id)
     if private is not None and found.private != private:

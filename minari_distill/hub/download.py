@@ -13,8 +13,6 @@ from minari_distill.hub.remote import COMMIT, Remote, open_api
 from minari_distill.integrity import check_folder, check_listing, check_record
 from minari_distill.layout import DATA, METADATA, RECORD
 
-WANTED = (RECORD, METADATA, DATA)  # the Parquet file holds the same pairs once more
-
 
 def fetch(address: str) -> Path:
     """The folder of a synset from the Hub, for `load_synset`; what is in the cache already is not fetched again.
@@ -42,11 +40,13 @@ def _cached(where: HubAddress) -> Path | None:
     """The synset's folder in the cache, None if a file is missing."""
     revision = where.revision or constants.DEFAULT_REVISION
     found = [
-        try_to_load_from_cache(where.repo_id, f"{where.name}/{path}", revision=revision, repo_type="dataset")
-        for path in WANTED
+        try_to_load_from_cache(
+            where.repo_id, f"{where.name}/{path.as_posix()}", revision=revision, repo_type="dataset"
+        )
+        for path in (RECORD, METADATA, DATA)
     ]
     paths = [Path(path) for path in found if isinstance(path, str)]
-    return paths[0].parents[1] if len(paths) == len(WANTED) else None
+    return paths[0].parents[1] if len(paths) == len(found) else None
 
 
 def _is_whole(folder: Path) -> bool:
@@ -60,21 +60,26 @@ def _is_whole(folder: Path) -> bool:
 def _fetch(where: HubAddress) -> Path:
     remote = Remote.look_up(open_api(), where.repo_id, where.revision)
     prefix = _choose(remote, where)
-    name = f"{where.repo_id}/{prefix}".rstrip("/")
     sizes = {path.removeprefix(prefix): f.size for path, f in remote.files.items() if path.startswith(prefix)}
     if not prefix:  # pushed whole as a repository: its card and the Hub's own files lie beside
         sizes = {path: size for path, size in sizes.items() if path.split("/")[0] in ("data", "synset")}
-    check_listing(sizes, name)
-    record = _download(remote, where, prefix, RECORD)
-    check_record(record.read_bytes(), sizes, name)
-    for path in WANTED:
-        _download(remote, where, prefix, path)
-    folder = record.parents[1]
-    if not _is_whole(folder):  # a damaged cache, perhaps: what comes from the Hub now decides
-        for path in WANTED:
-            _download(remote, where, prefix, path, anew=True)
-        check_folder(folder)
-    return folder
+    check_listing(sizes, f"{where.repo_id}/{prefix}".rstrip("/"))
+    try:
+        return _gather(remote, where, prefix, sizes)
+    except SynsetError:  # a damaged cache, perhaps: what the Hub sends now decides
+        return _gather(remote, where, prefix, sizes, anew=True)
+
+
+def _gather(
+    remote: Remote, where: HubAddress, prefix: str, sizes: dict[str, int | None], *, anew: bool = False
+) -> Path:
+    """The synset's folder in the cache, every file judged."""
+    record = _download(remote, where, prefix, RECORD, anew=anew)
+    check_record(record.read_bytes(), sizes, f"{where.repo_id}/{prefix}".rstrip("/"))
+    for path in (METADATA, DATA):  # the Parquet file holds the same pairs once more
+        _download(remote, where, prefix, path, anew=anew)
+    check_folder(record.parents[1])
+    return record.parents[1]
 
 
 def _choose(remote: Remote, where: HubAddress) -> str:
@@ -110,7 +115,6 @@ def _download(remote: Remote, where: HubAddress, prefix: str, path: Path, *, ane
             f"{prefix}{path.as_posix()}",
             repo_type="dataset",
             revision=where.revision or constants.DEFAULT_REVISION,
-            endpoint=constants.ENDPOINT,
             force_download=anew,
         )
     )
