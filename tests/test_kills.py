@@ -69,8 +69,10 @@ unbroken = md.load_synset("me/unbroken-v0")
 moments, folder, kills, kept, finished = random.Random(0), here / "run", 0, 0, 0
 phases = set()
 while kills < 30 or not finished:
+    begun = folder.exists()
     child = start(folder, ID)
-    time.sleep(moments.uniform(0, {longest}))
+    # a run that has only begun is killed soon, so that its teacher is met on a fast machine too
+    time.sleep(moments.uniform(0, {longest} if begun else 0.05))
     if kills < 30:
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]

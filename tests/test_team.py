@@ -39,19 +39,18 @@ def torchrun(folder, *extra, **changes):
         for x in ("--set", f"{k}={v}")
         if k not in ("objective", "device")
     ]
+    torchrun_ = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+    ]
+    distill = ["-m", "minari_distill", "distill", EMBEDDED_ID, "--objective", "dbc", "--device", "cpu"]
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            "-m",
-        ]
-        + ["minari_distill", "distill", EMBEDDED_ID, "--objective", "dbc", "--device", "cpu"]
-        + ["-o", "me/team-v0", "--run-dir", str(folder), *flags, *extra],
+        [*torchrun_, *distill, "-o", "me/team-v0", "--run-dir", str(folder), *flags, *extra],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
