@@ -144,14 +144,7 @@ def pose(
 ) -> tuple[Units, Problem, torch.Tensor, torch.Tensor]:
     """The problem in normalised numbers, and the initial pairs S (n_syn, obs_dim), A (n_syn, act_dim)."""
     codec = transitions.action_codec
-    units = Units.of(
-        transitions.observation_mean,
-        transitions.observation_std,
-        codec.low,
-        codec.high,
-        discrete=codec.is_discrete,
-        actions=transitions.actions,
-    )
+    units = transitions.units()
     precise = torch.as_tensor(transitions.observations)  # float64 where asked: normalise before rounding
     raw = precise.float()
     act = torch.as_tensor(transitions.actions).float()

@@ -15,6 +15,7 @@ from minari_distill.locate import EMBEDDED_ID, Located, Say, embedded_dataset, l
 from minari_distill.reading import FIELDS, TransitionArrays, read_episodes
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec, first_difference
+from minari_distill.units import Units
 
 __all__ = ["EMBEDDED_ID", "Source", "Transitions", "embedded_dataset", "load_transitions"]
 
@@ -139,6 +140,18 @@ class Transitions:
     def episode_returns(self) -> np.ndarray:
         """Undiscounted raw return of each episode, (E,) float64."""
         return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64)
+
+    def units(self) -> Units:
+        """Between these numbers and a network's: the statistics, and the bounds or the range of the actions."""
+        codec = self.action_codec
+        return Units.of(
+            self.observation_mean,
+            self.observation_std,
+            codec.low,
+            codec.high,
+            discrete=codec.is_discrete,
+            actions=self.actions,
+        )
 
     def select(self, episodes: Any) -> Transitions:
         """The transitions of some episodes, by their numbers or by a mask (E,), in the order given."""

@@ -13,7 +13,6 @@ from minari_distill.config import GENERAL_RECIPE
 from minari_distill.networks import Architecture, apply_head, forward, initialize
 from minari_distill.students import Policy, make_optimizer
 from minari_distill.transitions import Transitions
-from minari_distill.units import Units
 
 
 def clone_all(
@@ -36,14 +35,7 @@ def clone_all(
         device: Where they are trained; the policy comes back on the CPU.
     """
     codec = transitions.action_codec
-    units = Units.of(
-        transitions.observation_mean,
-        transitions.observation_std,
-        codec.low,
-        codec.high,
-        discrete=codec.is_discrete,
-        actions=transitions.actions,
-    )
+    units = transitions.units()
     x = units.normalise(torch.as_tensor(transitions.observations).float()).to(device)
     u = units.scale(torch.as_tensor(transitions.actions).float()).to(device)
     recipe = GENERAL_RECIPE.replace(steps=steps, head="softmax" if codec.is_discrete else "tanh")

@@ -14,7 +14,6 @@ from minari_distill.config import DistillConfig
 from minari_distill.errors import Diverged, TeacherError
 from minari_distill.teachers.teacher import Teacher
 from minari_distill.transitions import Transitions
-from minari_distill.units import Units
 
 
 class Trainer(ABC):
@@ -34,15 +33,7 @@ class Trainer(ABC):
         self.dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.step_count, self.total_steps = 0, config.teacher_steps
         self.generator = torch.Generator(device).manual_seed(config.seed)
-        codec = transitions.action_codec
-        self.units = Units.of(
-            transitions.observation_mean,
-            transitions.observation_std,
-            codec.low,
-            codec.high,
-            discrete=codec.is_discrete,
-            actions=transitions.actions,
-        )
+        self.units = transitions.units()
         self._sources = list(transitions.source.dataset_ids)
 
     @abstractmethod
