@@ -45,8 +45,13 @@ from minari_distill.hub.strip import render_strip
 from minari_distill.source import Source
 from minari_distill.synset import Synset, load_synset
 
-# huggingface_hub's own, in its uploads of large files.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [  # huggingface_hub's own: its uploads of large files, and connections that are still open at the end
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 REPO, NAME = "me/synsets", "pendulum-distilled-v0"
 ADDRESS = f"hf://{REPO}/{NAME}"
@@ -391,7 +396,7 @@ def test_the_card(hub: HubServer):
     files = hub.files(REPO)
     card = DatasetCard(files["README.md"].decode())
     data = card.data.to_dict()
-    assert data["license"] == ["cc-by-4.0"]
+    assert data["license"] == "cc-by-4.0"
     assert data["task_categories"] == ["reinforcement-learning"]
     assert data["size_categories"] == ["n<1K"]
     assert {"minari", "gymnasium", "offline-rl", "dataset-distillation", "behavior-cloning"} < set(
@@ -408,7 +413,7 @@ def test_the_card(hub: HubServer):
         "| environment | `Pendulum-v1` |",
         f"| observations | {len_} × 3 float32, in the units of the source |",
         "| synset | 50.0 | ± 3.0 | 5 × 10 |",
-        f"minari-distill evaluate {NAME} --students 5 --episodes 10",
+        f"minari-distill evaluate synsets/{NAME} --students 5 --episodes 10",
         "Rewards, terminations and next observations are placeholders",
         "arxiv.org/abs/2410.22728",
         f"(card/{NAME}/learning-curve.png)",
@@ -420,9 +425,9 @@ def test_the_card(hub: HubServer):
 
 LICENSES = {
     None: (None, None),
-    "MIT": (["mit"], None),
-    "CC-BY-NC-4.0": (["cc-by-nc-4.0"], None),
-    "Ask the Lab: nicely": (["other"], "ask-the-lab-nicely"),
+    "MIT": ("mit", None),
+    "CC-BY-NC-4.0": ("cc-by-nc-4.0", None),
+    "Ask the Lab: nicely": ("other", "ask-the-lab-nicely"),
 }
 
 
@@ -432,6 +437,10 @@ def test_licences(hub: HubServer, license: str | None):
     pendulum(source=dataclasses.replace(PENDULUM, license=license)).push_to_hub(REPO, name=NAME)
     data = DatasetCard(hub.files(REPO)["README.md"].decode()).data.to_dict()
     assert (data.get("license"), data.get("license_name")) == LICENSES[license]
+    pendulum(source=dataclasses.replace(PENDULUM, license="Apache-2.0")).push_to_hub(REPO, name="b-v0")
+    data = DatasetCard(hub.files(REPO)["README.md"].decode()).data.to_dict()
+    first = LICENSES[license][0]
+    assert data["license"] == ([first, "apache-2.0"] if first else "apache-2.0")
 
 
 BARE = {"config": None, "metadata": {}, "source": Source(("x/y-v0",))}
@@ -784,6 +793,89 @@ def test_a_retry_date(hub: HubServer, naps: list[float]):
     )  # the clock stands at 10^9 s
     load_synset(ADDRESS)
     assert naps == [12.0]
+
+
+RARE = {
+    "a full disk": (
+        OSError(28, "No space left on device", "/cache"),
+        "No space left on device in /cache. Mend that",
+    ),
+    "another size than announced": (
+        OSError("Consistency check failed"),
+        r"Consistency check failed Try again\.",
+    ),
+    "a refusal of the storage": (
+        ValueError("LFS batch API returned errors:\nquota"),
+        "LFS batch API returned errors:$",
+    ),
+    "an error of hf_xet": (RuntimeError("Data processing error"), r"broke off \(Data processing error\)"),
+}
+
+
+@pytest.mark.parametrize("case", RARE)
+def test_rare_faults(hub: HubServer, naps: list[float], monkeypatch: pytest.MonkeyPatch, case: str):
+    """What the test Hub cannot do itself is done in its client's place; the network's faults are tried again."""
+    error, message = RARE[case]
+    pendulum().push_to_hub(REPO, name=NAME)
+
+    def fail(*args, **kwargs):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("minari_distill.hub.download.hf_hub_download", fail)
+        with pytest.raises(HubError, match=message):
+            load_synset(ADDRESS)
+    assert len(naps) == (3 if case in ("another size than announced", "an error of hf_xet") else 0)
+    assert_same(load_synset(ADDRESS), pendulum())
+
+
+def test_an_error_of_our_own_is_not_the_hubs(hub: HubServer, monkeypatch: pytest.MonkeyPatch):
+    """What has nothing to do with the Hub is not explained away."""
+
+    def fail(*args, **kwargs):
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr("minari_distill.hub.download.check_listing", fail)
+    pendulum().push_to_hub(REPO, name=NAME)
+    with pytest.raises(AttributeError, match="a bug"):
+        load_synset(ADDRESS)
+
+
+def test_a_gated_repository(hub: HubServer, naps: list[float]):
+    """Access is granted by its owner: said, with the page to ask at; a wait that is no number is not waited for."""
+    pendulum().push_to_hub(REPO, name=NAME)
+    hub.fail("GET", INFO, status=429, Retry_After="soon")
+    hub.fail("GET", INFO, status=403, X_Error_Code="GatedRepo")
+    with pytest.raises(
+        HubError, match=r"grants access one by one. Ask for it at http://.*/datasets/me/synsets, then"
+    ):
+        load_synset(ADDRESS)
+    assert naps == [1.0]
+
+
+def test_a_repository_that_changes_while_it_is_read(hub: HubServer, naps: list[float]):
+    """Files of two commits are never mixed: reading begins again."""
+    first, second = pendulum(seed=1), pendulum(seed=2)
+    first.push_to_hub(REPO, name=NAME)
+    old = hub.repos[REPO].find("main")
+    second.push_to_hub(REPO, name=NAME)
+    new, repo = hub.repos[REPO].commits.pop(), hub.repos[REPO]
+    assert repo.commits[-1] == old
+    struck = hub.fail("HEAD", f"/resolve/main/{NAME}/data/metadata.json", "slow")  # after synset.json
+    fault = hub._server.RequestHandlerClass._fault
+
+    def push_meanwhile(handler, path):
+        found = fault(handler, path)
+        if found is struck:
+            repo.commits.append(new)
+        return found
+
+    hub._server.RequestHandlerClass = type(
+        "Handler", (hub._server.RequestHandlerClass,), {"_fault": push_meanwhile}
+    )
+    close_session()  # new connections meet the new handler
+    assert_same(load_synset(ADDRESS), second)
+    assert struck.hits == 1
 
 
 def test_offline_and_pinned(

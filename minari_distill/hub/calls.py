@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
-    HFValidationError,
     HTTPError,  # the base of all of the HTTP client's errors, whichever client this version has
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -109,8 +108,6 @@ def diagnose(error: BaseException, repo_id: str, doing: str) -> Fault | None:
                 f"({_first_line(link)}). Check the network (and HF_ENDPOINT, if it is set) and try again.{_WHOLE}",
                 passes=True,
             )
-    if isinstance(error, HFValidationError):
-        return Fault(f"{_first_line(error)} Write the repository as user/name, for instance me/synsets.")
     if isinstance(error, OSError):
         if error.errno is None:  # a download of another size than announced
             return Fault(f"Cannot {doing} '{repo_id}': {_first_line(error)} Try again.{_WHOLE}", passes=True)

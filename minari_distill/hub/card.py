@@ -178,10 +178,12 @@ def _add_license(front: dict[str, Any], license: str | None) -> None:
     if not license:
         return
     known = re.sub(r"[\s_]+", "-", license.strip().lower())
-    if known in _LICENSES:
-        _add(front, "license", known)
+    name = known if known in _LICENSES else "other"
+    if "license" in front:
+        _add(front, "license", name)
     else:
-        _add(front, "license", "other")
+        front["license"] = name
+    if name == "other":
         front.setdefault("license_name", re.sub(r"[^a-z0-9.]+", "-", known).strip("-") or "see-source")
 
 
@@ -326,8 +328,8 @@ def _scores(synset: Synset, repo_id: str, name: str) -> str:
     options = f" --students {students} --episodes {episodes}" if _are_counts(students, episodes) else ""
     return "\n".join(lines) + (
         f"\n\n{greedy}unit: {unit}{references}. Measure them again with:\n\n"
-        f"```bash\nminari-distill pull hf://{repo_id}/{name} -o {name}\n"
-        f"minari-distill evaluate {name}{options}\n```\n"
+        f"```bash\nminari-distill pull hf://{repo_id}/{name}\n"
+        f"minari-distill evaluate {repo_id.split('/')[1]}/{name}{options}\n```\n"
     )
 
 

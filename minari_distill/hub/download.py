@@ -29,7 +29,7 @@ def fetch(address: str) -> Path:
     """
     where = HubAddress.parse(address)
     pinned = COMMIT.fullmatch(where.revision or "")
-    if (pinned or constants.is_offline_mode()) and where.name:
+    if (pinned or constants.HF_HUB_OFFLINE) and where.name:
         folder = _cached(where)
         if folder is not None and _is_whole(folder):
             return folder
