@@ -20,7 +20,7 @@ from minari_distill.cli import app
 from minari_distill.config import GENERAL_RECIPE
 from minari_distill.distill import distill
 from minari_distill.errors import ConfigError
-from minari_distill.hub.strip import render_strip
+from minari_distill.plots import render_strip
 from minari_distill.networks import Architecture, initialize
 from minari_distill.progress import silent
 from minari_distill.teachers import NetworkTeacher, save_teacher
@@ -314,7 +314,7 @@ def test_the_command_writes_rows_and_fills_the_page(dataset, tmp_path, monkeypat
 
     monkeypatch.setattr(figures, "render_strip", draw)
     page = tmp_path / "page.md"
-    marked = (f"<!-- {m} -->\n<!-- /{m} -->" for m in ("table1", "table4", "figure2"))
+    marked = (f"<!-- {m} -->\n<!-- /{m} -->" for m in ("table1", "table4", "figure2", "figure3"))
     page.write_text("\n".join(marked))
     flags = [x for k, v in TINY.items() for x in ("--set", f"{k}={v}")]
     flags += ["--size", "8", "--students", "2", "--episodes", "1", "--read", "main", "--no-baselines"]
@@ -327,6 +327,7 @@ def test_the_command_writes_rows_and_fills_the_page(dataset, tmp_path, monkeypat
     assert second.exit_code == 0, second.output
     assert "| Av-PBC (default) |" in page.read_text() and json.loads(second.stdout)["rows"] == 3
     assert drawn == [(8, {"follow": True})] and "](figures/states-demo-hopper" in page.read_text()
+    assert "](figures/objectives-demo-hopper" in page.read_text()
 
 
 def test_states_and_what_follows_them_are_two_rows_of_pictures(dataset, tmp_path):

@@ -41,7 +41,7 @@ from minari_distill.env_specs import read_env_spec
 from minari_distill.errors import EnvironmentUnavailable, HubError, MinariDistillError, SynsetError
 from minari_distill.hub import HubAddress, calls
 from minari_distill.hub.card import CardKept
-from minari_distill.hub.strip import render_strip
+from minari_distill.plots import render_strip
 from minari_distill.source import Source
 from minari_distill.synset import Synset, load_synset
 

@@ -1,4 +1,4 @@
-"""Figures of a benchmark: return against outer steps and seconds; distilled states and where their actions lead."""
+"""Figures of a benchmark: score by outer steps and seconds, score by objective, distilled states and what follows."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from minari_distill.benchmark.tables import score_of
+from minari_distill.benchmark.cells import PROTOCOLS
+from minari_distill.benchmark.tables import at_largest_size, method_name, method_order, score_of
 from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
-from minari_distill.hub.strip import render_strip
-from minari_distill.plots import BLUE, GREEN, GREY, ORANGE, STYLE, plt
+from minari_distill.plots import render_strip, returns_by_objective
+from minari_distill.plots.style import GREY, PALETTE, figure
 from minari_distill.synset import load_synset
-
-_COLOURS = (BLUE, GREEN, ORANGE, GREY)
 
 
 def all_figures(rows: Sequence[dict[str, Any]], out: Path, folder: Path) -> dict[str, list[Path]]:
-    """Write the figures that the rows allow; paths by marker, figure1 and figure2."""
+    """Write the figures that the rows allow; paths by marker, figure1 to figure3."""
     datasets = sorted({r["dataset"] for r in rows})
     curves = [learning_figure(rows, name, folder) for name in datasets]
     strips = [distilled_states(rows, name, out, folder) for name in datasets]
-    made = {"figure1": curves, "figure2": strips}
+    bars = [objectives_figure(rows, name, folder) for name in datasets]
+    made = {"figure1": curves, "figure2": strips, "figure3": bars}
     return {
         name: [path for path in paths if path] for name, paths in made.items() if any(path for path in paths)
     }
@@ -50,8 +50,8 @@ def learning_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path) 
     ]
     seen += [r for r in finished if (*_line(r), r["n_syn"], r["seed"], r["snapshot"]) not in known]
     largest = max(r["n_syn"] for r in seen)
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True, layout="constrained")
+    path = folder / f"learning-{_slug(dataset)}.png"
+    with figure(path, 1, 2, figsize=(9.5, 3.6), sharey=True) as (drawing, (left, right)):
         for i, line in enumerate(sorted(lines)):
             mine = [r for r in seen if _line(r) == line and r["n_syn"] == largest]
             steps = sorted({r["snapshot"] for r in mine})
@@ -62,7 +62,7 @@ def learning_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path) 
             width = np.nan_to_num([s.half_width for s in scores])
             name = f"{line[0]} ({line[1]}), {line[2]} students"
             for axes, x in ((left, steps), (right, seconds)):
-                colour = _COLOURS[i % len(_COLOURS)]
+                colour = PALETTE[i % len(PALETTE)]
                 axes.plot(x, mean, color=colour, marker="o", ms=3, label=name)
                 axes.fill_between(x, mean - width, mean + width, color=colour, alpha=0.15, lw=0)
         for row in (r for r in here if r["method"] == "teacher"):
@@ -72,14 +72,38 @@ def learning_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path) 
         right.set(xlabel="seconds of distillation")
         left.legend(fontsize=8)
         n, e = seen[0]["n_policies"], seen[0]["n_episodes"]
-        figure.suptitle(
+        drawing.suptitle(
             f"{dataset}: {largest} pairs, {n} policies × {e} episodes, 95 % interval", fontsize=10
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"learning-{_slug(dataset)}.png"
-        figure.savefig(path, metadata={"Software": None})
-        plt.close(figure)
     return path
+
+
+def objectives_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path) -> Path | None:
+    """Figure 3 of one dataset: the scores of Table 1 as bars, as a PNG.
+
+    Returns:
+        The file, or None where the rows hold no pairs of this dataset.
+    """
+    here = [r for r in at_largest_size(r for r in rows if r["group"] == "main") if r["dataset"] == dataset]
+    teacher = [r for r in here if r["method"] == "teacher"]
+    bars: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in sorted((r for r in here if r["protocol"] in PROTOCOLS), key=method_order):
+        name, kind = method_name(row).replace(" (", "\n("), f"{row['protocol']} students"
+        if kind in bars.setdefault(name, {}):
+            continue
+        same = [r for r in here if method_name(r) == method_name(row) and r["protocol"] == row["protocol"]]
+        score = score_of(same)
+        bars[name][kind] = {"mean": score.mean, "ci95_half_width": score.half_width}
+    if not bars:
+        return None
+    largest = max(r["n_syn"] for r in here if r["n_syn"])
+    return returns_by_objective(
+        bars,
+        f"score ({here[0]['unit']})",
+        f"{dataset}: {largest} pairs",
+        folder / f"objectives-{_slug(dataset)}.png",
+        teacher=score_of(teacher).mean if teacher else None,
+    )
 
 
 def _line(row: dict[str, Any]) -> tuple[str, str, str]:

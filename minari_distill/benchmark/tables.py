@@ -54,7 +54,7 @@ def objectives_table(rows: Sequence[Row]) -> str:
     for protocol in PROTOCOLS:
         chosen = [r for r in main if r["protocol"] in (protocol, "bc", "teacher")]
         if any(r["protocol"] == protocol for r in chosen):
-            parts.append(_by_dataset(chosen, f"`{protocol}` students", _method_name, _method_order))
+            parts.append(_by_dataset(chosen, f"`{protocol}` students", method_name, method_order))
     return "\n\n".join(parts)
 
 
@@ -90,8 +90,8 @@ def ensembles_table(rows: Sequence[Row]) -> str:
     return _by_dataset(
         [*single, *ensembles],
         "students",
-        lambda r: f"{_method_name(r)}, `{r['protocol']}`, {r['variant'] or 'one student'}",
-        lambda r: (_method_order(r), PROTOCOLS.index(r["protocol"]), r["ensemble"]),
+        lambda r: f"{method_name(r)}, `{r['protocol']}`, {r['variant'] or 'one student'}",
+        lambda r: (method_order(r), PROTOCOLS.index(r["protocol"]), r["ensemble"]),
     )
 
 
@@ -104,10 +104,10 @@ def cost_table(rows: Sequence[Row]) -> str:
     ]
     if not any(r["protocol"] in PROTOCOLS for r in chosen):
         return ""
-    chosen.sort(key=lambda r: (r["dataset"], _method_order(r), r["protocol"]))
+    chosen.sort(key=lambda r: (r["dataset"], method_order(r), r["protocol"]))
     body = []
     for (dataset, name, protocol), same in groupby(
-        chosen, lambda r: (r["dataset"], _method_name(r), r["protocol"])
+        chosen, lambda r: (r["dataset"], method_name(r), r["protocol"])
     ):
         several = list(same)
         first = several[0]
@@ -133,10 +133,10 @@ def sizes_table(rows: Sequence[Row]) -> str:
     sizes = sorted({r["n_syn"] for r in chosen})
     if len(sizes) < 2:
         return ""
-    chosen.sort(key=lambda r: (r["dataset"], _method_order(r), PROTOCOLS.index(r["protocol"])))
+    chosen.sort(key=lambda r: (r["dataset"], method_order(r), PROTOCOLS.index(r["protocol"])))
     body = []
     for (dataset, name, protocol), same in groupby(
-        chosen, lambda r: (r["dataset"], _method_name(r), r["protocol"])
+        chosen, lambda r: (r["dataset"], method_name(r), r["protocol"])
     ):
         several = list(same)
         cells = [score_text([r for r in several if r["n_syn"] == n]) for n in sizes]
@@ -265,19 +265,20 @@ def _mean_text(several: list[list[Row]]) -> str:
     return f"{mean:.1f}{share}"
 
 
-def _method_name(row: Row) -> str:
+def method_name(row: Row) -> str:
     """Av-PBC (default): what depends on settings carries their label."""
     name = _NAMES[row["method"]]
     return f"{name} ({row['label']})" if row["label"] else name
 
 
-def _method_order(row: Row) -> tuple[int, str]:
+def method_order(row: Row) -> tuple[int, str]:
+    """For sorting: baselines first, then the objectives, then what learns from all data."""
     return _BEFORE.index(row["method"]), row["label"]
 
 
 def _whose(row: Row, rows: Sequence[Row]) -> str:
-    several = len({_method_name(r) for r in rows}) > 1
-    return f", {_method_name(row)}" if several else ""
+    several = len({method_name(r) for r in rows}) > 1
+    return f", {method_name(row)}" if several else ""
 
 
 def _synset(row: Row) -> tuple[Any, ...]:

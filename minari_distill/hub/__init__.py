@@ -6,7 +6,7 @@
     card/NAME/{states,learning-curve}.png
 
 `address.py` reads hf:// addresses, `calls.py` repeats or explains what fails, `remote.py` looks at a repository,
-`upload.py` and `download.py` are the two directions, `card.py` and `strip.py` write the card.
+`upload.py` and `download.py` are the two directions, `card.py` writes the card.
 """
 
 from minari_distill.hub.address import HubAddress

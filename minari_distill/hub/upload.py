@@ -20,8 +20,8 @@ from minari_distill.hub import calls
 from minari_distill.hub.address import HubAddress, as_name, check_name, check_repo_id, check_revision
 from minari_distill.hub.card import lists, write_card
 from minari_distill.hub.remote import Remote, open_api
-from minari_distill.hub.strip import render_strip
 from minari_distill.layout import DATA, METADATA, PARQUET, RECORD
+from minari_distill.plots import render_strip
 from minari_distill.synset import Synset
 
 CARD, NAMESPACE = "README.md", "namespace_metadata.json"
