@@ -27,9 +27,6 @@ def _positive(name: str, value: float) -> None:
         raise ConfigError(f"{name}={value} must be positive.")
 
 
-OBJECTIVE_NAMES = ["dbc", "pbc", "av_pbc"]
-
-
 @dataclass(frozen=True)
 class StudentRecipe:
     """How a student is built and trained on a synset: all that behavioural cloning needs to know.
@@ -82,7 +79,7 @@ class DistillConfig:
 
     # What is distilled
     n_syn: int = 256
-    objective: str = "av_pbc"  # "dbc" | "pbc" | "av_pbc"
+    objective: str = "av_pbc"  # "dbc" | "pbc" | "av_pbc", or one of your own (objectives.py)
     initializer: str = "relabelled"  # "random" | "relabelled" | "kmeans"
 
     # Teacher (the paper's Cal-QL with CORL's defaults; Nakamoto et al., 2023)
@@ -95,6 +92,8 @@ class DistillConfig:
     target_rate: float = 5e-3  # τ of the target critics
     cql_alpha: float = 10.0
     cql_n_actions: int = 10
+    discrete_cql_alpha: float = 1.0  # cal_ql of discrete actions, whose values are in standard deviations of G
+    q_temperature: float = 1.0  # … and whose π* is softmax(Q / q_temperature)
     top_fraction: float = 0.1  # filtered_bc: share of the episodes it learns from, best returns first
 
     # Student recipe, that is the inner loop
@@ -139,7 +138,6 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         _one_of("preset", self.preset, PRESETS)
-        _one_of("objective", self.objective, OBJECTIVE_NAMES)
         _one_of("initializer", self.initializer, ("random", "relabelled", "kmeans"))
         _one_of("teacher_method", self.teacher_method, ("cal_ql", "filtered_bc"))
         _one_of("inner_optimizer", self.inner_optimizer, ("sgd", "momentum", "adam"))
@@ -152,8 +150,11 @@ class DistillConfig:
             "outer_batch validate_every validation_students checkpoint_every"
         ).split():
             _at_least(name, getattr(self, name), 1)
-        for name in "actor_lr critic_lr outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb".split():
+        for name in "actor_lr critic_lr q_temperature outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb".split():
             _positive(name, getattr(self, name))
+        for name in ("cql_alpha", "discrete_cql_alpha"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0 (0: nothing is pushed down).")
         _at_least("student_pool", self.student_pool, 0)
         _at_least("outer_steps", self.outer_steps, 0)  # 0: the initial pairs, a baseline
         if not 0 <= self.window <= self.inner_steps:

@@ -23,7 +23,7 @@ from minari_distill.config import DistillConfig, make_config
 from minari_distill.devices import resolve_device, resolve_precision
 from minari_distill.errors import DatasetError, TeacherError
 from minari_distill.initializers import initial_indices
-from minari_distill.objectives import OBJECTIVES, Labels, needs_teacher
+from minari_distill.objectives import Labels, find_objective
 from minari_distill.outer import OuterLoop, Problem
 from minari_distill.progress import Progress, Report, duration, to_stderr
 from minari_distill.runs import Run
@@ -75,6 +75,7 @@ def distill(
         MinariDistillError: One sentence that names what to repair.
     """
     settings = config.replace(**overrides) if config else make_config(preset, **overrides)
+    objective = find_objective(settings.objective)
     device = resolve_device(settings.device)
 
     def say(text: str) -> None:
@@ -85,7 +86,7 @@ def distill(
     settings = _fit_to(settings, transitions)
     with Run.open(run_dir, settings, transitions.source, resume=resume, drop=drop, dtype=dtype) as run:
         given = given or run.teacher()
-        learning = given is None and needs_teacher(settings.objective)
+        learning = given is None and objective.needs_teacher
         if learning or settings.outer_steps:
             say(how_long(transitions, settings, learning=learning))
         started = time.perf_counter()
@@ -148,24 +149,25 @@ def pose(
     precise = torch.as_tensor(transitions.observations)  # float64 where asked: normalise before rounding
     raw = precise.float()
     act = torch.as_tensor(transitions.actions).float()
-    labels = Labels(units.scale(act))
+    x = units.normalise(precise).to(torch.float64 if config.precision == "float64" else torch.float32)
+    objective = find_objective(config.objective)
+    labels = Labels(units.scale(act), obs=x)
     if teacher is not None:
         teacher.check_fits(transitions.obs_dim, transitions.act_dim)
         device = resolve_device(config.device)
         greedy = teacher.policy(raw.to(device))
-        value = teacher.q(raw.to(device), greedy).cpu() if config.objective == "av_pbc" else None
+        value = teacher.q(raw.to(device), greedy).cpu() if objective.needs_q else None
         for name, numbers in (("actions", greedy), ("values q", value)):
             if numbers is not None and not bool(torch.isfinite(numbers).all()):
                 raise TeacherError(
                     f"The teacher's {name} hold NaN or infinite numbers at states of the dataset: it diverged, or is "
                     "of another dataset. Learn it again with lower learning rates, or give another."
                 )
-        labels = Labels(labels.act, units.scale(greedy.cpu()), value)
-    target, weight = OBJECTIVES[config.objective](labels, config)
+        labels = Labels(labels.act, units.scale(greedy.cpu()), value, x)
+    target, weight = objective(labels, config)
 
     generator = torch.Generator().manual_seed(config.seed)
     held = torch.as_tensor(_held_out(transitions, config, generator))
-    x = units.normalise(precise).to(torch.float64 if config.precision == "float64" else torch.float32)
     low, high = (
         torch.as_tensor((b - transitions.observation_mean) / transitions.observation_std).float()
         for b in (transitions.observation_codec.low, transitions.observation_codec.high)

@@ -10,7 +10,7 @@ with d the mean squared error over action dimensions, or the cross-entropy for d
     PBC      y = π*(s),                      w = 1
     Av-PBC   y = π*(s),                      w = q(s, π*(s))                                        (2)
 
-An objective is a function (labels) → (y, w); add yours to `OBJECTIVES`.
+An objective is a function (labels, config) → (y, w) under the decorator `objective`, here or in a program of your own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from minari_distill.config import DistillConfig
-from minari_distill.errors import TeacherError
+from minari_distill.errors import ConfigError, TeacherError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -32,28 +32,121 @@ class Labels:
     Attributes:
         act: (N, act_dim) the dataset's actions, in [−1, 1] (probabilities if discrete).
         teacher_act: (N, act_dim) π*(s), likewise; None where no teacher was asked.
-        teacher_q: (N,) q(s, π*(s)); None likewise.
+        teacher_q: (N,) q(s, π*(s)), a discounted raw return; None where no q was asked.
+        obs: (N, obs_dim) the normalised states.
     """
 
     act: Tensor
     teacher_act: Tensor | None = None
     teacher_q: Tensor | None = None
+    obs: Tensor | None = None
 
 
-Objective = Callable[[Labels, DistillConfig], tuple[Tensor, Tensor]]
+Rule = Callable[[Labels, DistillConfig], tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class Objective:
+    """A rule (labels, config) → (y, w), and what it asks of a teacher.
+
+    Attributes:
+        name: What `DistillConfig.objective` says.
+        rule: Returns targets y (N, act_dim) in [−1, 1] (probabilities if discrete) and weights w (N, 1).
+        needs_teacher: Whether it reads `labels.teacher_act`.
+        needs_q: Whether it reads `labels.teacher_q`.
+    """
+
+    name: str
+    rule: Rule
+    needs_teacher: bool = True
+    needs_q: bool = False
+
+    def __call__(self, labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
+        """Targets (N, act_dim) and weights (N, 1).
+
+        Raises:
+            ConfigError: The rule gave other shapes, or numbers that are not finite.
+        """
+        y, w = self.rule(labels, config)
+        N, act_dim = labels.act.shape
+        if y.shape != (N, act_dim) or w.shape != (N, 1):
+            raise ConfigError(
+                f"objective={self.name!r} returned targets {tuple(y.shape)} and weights {tuple(w.shape)}; expected "
+                f"{(N, act_dim)} and {(N, 1)}: one target an action dimension and one weight a state."
+            )
+        if not (torch.isfinite(y).all() and torch.isfinite(w).all()):
+            raise ConfigError(
+                f"objective={self.name!r} returned NaN or infinite numbers: look for a division by zero in it."
+            )
+        return y, w
+
+
+OBJECTIVES: dict[str, Objective] = {}
+"""Every objective by name, in the order in which they were named."""
+
+
+def objective(name: str, *, needs_teacher: bool = True, needs_q: bool = False) -> Callable[[Rule], Rule]:
+    """Decorator: `DistillConfig(objective=name)` now means this rule.
+
+    >>> @objective("sign_pbc")
+    ... def sign_pbc(labels, config):
+    ...     return labels.teacher_act.sign(), torch.ones_like(labels.act[:, :1])
+    >>> find_objective("sign_pbc").needs_q
+    False
+
+    Raises:
+        ConfigError: The name is taken by another function.
+    """
+
+    def enter(rule: Rule) -> Rule:
+        before = OBJECTIVES.get(name)
+        if before and _place(before.rule) != _place(rule):  # a cell of a notebook may run twice
+            raise ConfigError(
+                f"objective={name!r} is taken by {'.'.join(_place(before.rule))}. Choose another name."
+            )
+        OBJECTIVES[name] = Objective(name, rule, needs_teacher or needs_q, needs_q)
+        return rule
+
+    return enter
+
+
+def find_objective(name: str) -> Objective:
+    """The objective of that name.
+
+    Raises:
+        ConfigError: There is none; the nearest one is named.
+    """
+    if name not in OBJECTIVES:
+        raise ConfigError(
+            f"objective={name!r} is unknown.{did_you_mean(name, OBJECTIVES)} Choose one of: "
+            f"{', '.join(OBJECTIVES)}; or import the module that adds it."
+        )
+    return OBJECTIVES[name]
+
+
+def needs_teacher(name: str) -> bool:
+    """Whether the objective of that name asks a teacher."""
+    return find_objective(name).needs_teacher
+
+
+def _place(rule: Rule) -> tuple[str, str]:
+    return rule.__module__, rule.__qualname__
+
+
+@objective("dbc", needs_teacher=False)
 def dbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     """Data-based BC: match the dataset's actions. Returns y (N, act_dim) and w (N, 1)."""
     return labels.act, torch.ones_like(labels.act[:, :1])
 
 
+@objective("pbc")
 def pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     """Policy-based BC: match the teacher's actions. Returns y (N, act_dim) and w (N, 1)."""
     y = _known(labels.teacher_act, "pbc")
     return y, torch.ones_like(y[:, :1])
 
 
+@objective("av_pbc", needs_q=True)
 def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     """Action-value weighted PBC. Returns y (N, act_dim) and w (N, 1).
 
@@ -71,14 +164,6 @@ def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     positive = (positive / positive.max().clamp_min(1e-12)) ** config.q_power
     mean = positive.mean()
     return y, positive / mean if mean > 0 else torch.ones_like(q)
-
-
-OBJECTIVES: dict[str, Objective] = {"dbc": dbc, "pbc": pbc, "av_pbc": av_pbc}
-
-
-def needs_teacher(objective: str) -> bool:
-    """Whether `objective` asks a teacher."""
-    return objective != "dbc"
 
 
 def _known(value: Tensor | None, objective: str) -> Tensor:

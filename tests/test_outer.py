@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minari_distill.config import OBJECTIVE_NAMES, make_config
+from minari_distill.config import make_config
 from minari_distill.errors import Diverged
 from minari_distill.initializers import initial_indices
-from minari_distill.objectives import OBJECTIVES, Labels, av_pbc, dbc, pbc
+from minari_distill.objectives import Labels, av_pbc, dbc, pbc
 from minari_distill.outer import OuterLoop, Problem, project_to_simplex
 
 CPU = torch.device("cpu")
@@ -247,11 +247,6 @@ def test_kmeans_seeding_reaches_a_far_cluster():
     obs[-2:] = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
     chosen = initial_indices("kmeans", obs, 4, torch.Generator().manual_seed(0))
     assert {500, 501} <= set(chosen.tolist())
-
-
-def test_the_table_of_objectives_is_what_the_settings_accept():
-    """Every objective can be asked for by name."""
-    assert list(OBJECTIVES) == OBJECTIVE_NAMES
 
 
 def test_the_paper_preset_is_the_papers_procedure():

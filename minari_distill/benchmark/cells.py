@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minari_distill.config import GENERAL_RECIPE, OBJECTIVE_NAMES, make_config
+from minari_distill.config import GENERAL_RECIPE, make_config
 from minari_distill.errors import ConfigError, did_you_mean
+from minari_distill.objectives import OBJECTIVES
 
 BASELINES = ["random", "relabelled"]
-METHODS = ["teacher", "bc", *BASELINES, *OBJECTIVE_NAMES]
+METHODS = ["teacher", "bc", *BASELINES, *OBJECTIVES]
 PROTOCOLS = ["recipe", "general"]
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -161,7 +162,7 @@ class Cell:
         given = {"preset": self.preset, **self.settings, "seed": self.seed}
         if self.n_syn:
             given["n_syn"] = self.n_syn
-        if self.method in OBJECTIVE_NAMES:
+        if self.method in OBJECTIVES:
             return given | {"objective": self.method}
         if self.method == "random":
             return given | {"objective": "dbc", "initializer": "random", "outer_steps": 0}
@@ -205,7 +206,7 @@ def grid(
         ConfigError: A name or a setting that does not exist.
     """
     settings = settings or {}
-    _known("objective", objectives, OBJECTIVE_NAMES)
+    _known("objective", objectives, list(OBJECTIVES))
     _known("read", groups, READING_GROUPS)
     for name in ("n_syn", "objective", "seed", "preset"):
         if name in settings:
