@@ -54,3 +54,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def missing_package(what: str, package: str, extra: str) -> str:
+    """The sentence for an optional library that is not installed.
+
+    >>> missing_package("Reading an ONNX policy", "onnxruntime", "onnx")
+    "Reading an ONNX policy needs onnxruntime. Install it with: pip install 'minari-distill[onnx]'"
+    """
+    return f"{what} needs {package}. Install it with: pip install 'minari-distill[{extra}]'"
