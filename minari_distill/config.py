@@ -92,8 +92,8 @@ class DistillConfig:
     target_rate: float = 5e-3  # τ of the target critics
     cql_alpha: float = 10.0
     cql_n_actions: int = 10
-    discrete_cql_alpha: float = 1.0  # cal_ql of discrete actions, whose values are in standard deviations of G
-    q_temperature: float = 1.0  # … and whose π* is softmax(Q / q_temperature)
+    discrete_cql_alpha: float = 1.0  # cal_ql of discrete actions; its Q is in standard deviations of the returns
+    q_temperature: float = 1.0  # likewise: π* = softmax(Q / q_temperature)
     top_fraction: float = 0.1  # filtered_bc: share of the episodes it learns from, best returns first
 
     # Student recipe, that is the inner loop
@@ -154,7 +154,9 @@ class DistillConfig:
             _positive(name, getattr(self, name))
         for name in ("cql_alpha", "discrete_cql_alpha"):
             if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0 (0: nothing is pushed down).")
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} must be at least 0 (0: nothing is pushed down)."
+                )
         _at_least("student_pool", self.student_pool, 0)
         _at_least("outer_steps", self.outer_steps, 0)  # 0: the initial pairs, a baseline
         if not 0 <= self.window <= self.inner_steps:

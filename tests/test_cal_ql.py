@@ -238,11 +238,6 @@ def test_the_teacher_is_the_actor_s_mean_and_the_lower_critic():
     assert torch.equal(teacher.actor, before)  # the teacher keeps still while training goes on
 
 
-def test_discrete_actions_are_refused_with_what_to_choose():
-    with pytest.raises(TeacherError, match="teacher_method='filtered_bc'"):
-        CalQL(point_mass(discrete=True), settings(), CPU)
-
-
 def test_values_rise_to_the_returns_of_the_data():
     """Story: after a few hundred steps, q of the data's actions follows the returns to go."""
     data = point_mass(ends=True)

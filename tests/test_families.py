@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import minari_distill as md
 from benchmarks.catalogue import entries, table
 from minari_distill.cli import app
-from minari_distill.errors import DatasetError, EnvironmentUnavailable, TeacherError
+from minari_distill.errors import DatasetError, EnvironmentUnavailable
 from minari_distill.progress import silent
 from minari_distill.spaces import SpaceCodec
 
@@ -167,11 +167,31 @@ def test_the_message_names_the_text_to_drop():
         md.distill("mini/grid-v0", report=silent, **TINY)
 
 
-def test_cal_ql_refuses_discrete_actions(quick_estimate):
-    """The default teacher is for continuous actions; the message names the one for these."""
-    write_dataset("mini/set-v0", observation_space=box(4), action_space=spaces.Discrete(3), env=None)
-    with pytest.raises(TeacherError, match="teacher_method='filtered_bc'"):
-        md.distill("mini/set-v0", report=silent, **TINY | {"teacher_method": "cal_ql"})
+@pytest.mark.parametrize("objective", ["dbc", "pbc", "av_pbc"])
+@pytest.mark.parametrize(
+    ("action_space", "teacher"),
+    [
+        (spaces.Discrete(3, start=-1), "QTeacher"),
+        (spaces.MultiDiscrete([3, 2]), "NetworkTeacher"),
+        (spaces.MultiBinary(3), "NetworkTeacher"),
+    ],
+    ids=["discrete", "multi-discrete", "multi-binary"],
+)
+def test_the_default_teacher_takes_every_choice_of_actions(
+    action_space, teacher, objective, quick_estimate, tmp_path
+):
+    """Cal-QL without a word about it: exact over one choice among n, on the relaxed vectors of several choices."""
+    write_dataset(
+        "mini/set-v0", observation_space=box(4), action_space=action_space, lengths=(9, 12), env=None
+    )
+    settings = TINY | {"teacher_method": "cal_ql", "cql_n_actions": 2, "objective": objective}
+    synset = md.distill("mini/set-v0", run_dir=tmp_path / "run", report=silent, **settings)
+    if objective != "dbc":
+        assert type(md.load_teacher(tmp_path / "run" / "teacher.safetensors")).__name__ == teacher
+    if teacher == "QTeacher":
+        assert synset.recipe.head == "softmax"
+        np.testing.assert_allclose(synset.actions.sum(1), 1, atol=1e-5)
+    assert md.behavior_clone(synset).act(np.zeros(4)) in action_space
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])

@@ -92,7 +92,7 @@ def test_large_batches_are_labelled_in_chunks(monkeypatch):
     """Chunking changes nothing but the memory used."""
     teacher, obs = make_teacher(), torch.randn(10, 3)
     whole = teacher.policy(obs), teacher.q(obs, teacher.policy(obs))
-    monkeypatch.setattr("minari_distill.teachers.teacher._CHUNK", 3)
+    monkeypatch.setattr("minari_distill.teachers.teacher.CHUNK", 3)
     torch.testing.assert_close((teacher.policy(obs), teacher.q(obs, whole[0])), whole)
 
 

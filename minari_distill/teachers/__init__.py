@@ -1,12 +1,21 @@
 """Teachers: where π* and q come from."""
 
 from minari_distill.teachers.files import load_teacher, save_teacher
-from minari_distill.teachers.learn import TRAINERS, estimate_seconds, learn_teacher, make_trainer
+from minari_distill.teachers.learn import (
+    DISCRETE_TRAINERS,
+    TRAINERS,
+    estimate_seconds,
+    learn_teacher,
+    make_trainer,
+)
+from minari_distill.teachers.q_teacher import QTeacher
 from minari_distill.teachers.teacher import NetworkTeacher, Teacher
 
 __all__ = [
+    "DISCRETE_TRAINERS",
     "TRAINERS",
     "NetworkTeacher",
+    "QTeacher",
     "Teacher",
     "estimate_seconds",
     "learn_teacher",

@@ -31,13 +31,13 @@ from minari_distill.teachers.conservative import ConservativeLoss, Question
 from minari_distill.teachers.mlp import Layers, activations, backward
 from minari_distill.teachers.tanh_gaussian import Gaussian
 from minari_distill.teachers.teacher import NetworkTeacher, pack_layers
-from minari_distill.teachers.training import Adam, Trainer
+from minari_distill.teachers.training import Adam, SteppingTrainer
 from minari_distill.transitions import Transitions
 
 _N_CRITICS = 2
 
 
-class CalQL(Trainer):
+class CalQL(SteppingTrainer):
     """One actor, two critics, two target critics and a temperature, on their device."""
 
     method = "cal_ql"
@@ -46,8 +46,7 @@ class CalQL(Trainer):
         super().__init__(transitions, config, device)
         if self.units.discrete:
             raise TeacherError(
-                "teacher_method='cal_ql' learns continuous actions, and this dataset's are discrete: give "
-                "teacher_method='filtered_bc'."
+                "This Cal-QL learns continuous actions; these are discrete: DiscreteCalQL learns them."
             )
         self.obs_dim, self.act_dim = transitions.obs_dim, transitions.act_dim
         self.table = self._table(transitions)
@@ -78,8 +77,6 @@ class CalQL(Trainer):
             1 + 3 * config.cql_n_actions,
             config.cql_alpha,
         )
-        self._loss = torch.zeros((), dtype=self.dtype, device=device)
-        self._graph: torch.cuda.CUDAGraph | None = None
 
     def _table(self, transitions: Transitions) -> Tensor:
         """One row a transition, x | u | r | γ(1 − d) | G | x', so that a batch is one gather."""
@@ -101,36 +98,9 @@ class CalQL(Trainer):
         """Parameters and moments."""
         return {"policy": self.policy, "critics": self.critics, **self.adam.moments}
 
-    def advance(self, n_steps: int) -> float:
-        """Do `n_steps` gradient steps; returns the mean loss (3) of a critic."""
-        if self.device.type == "cuda" and self._graph is None:
-            self._graph = self._capture()
-        step = self._graph.replay if self._graph else self._step
-        self._loss.zero_()
-        for _ in range(n_steps):
-            step()
-        self.step_count += n_steps
-        return self.check_finite(float(self._loss) / n_steps)
-
     def cost_as_late(self) -> None:
         """Take every row of the critics' gradient, of which early steps need few."""
         self.conservative.every_row()
-
-    def _capture(self) -> torch.cuda.CUDAGraph:
-        """The step as a CUDA graph: one launch, and no word with the host inside."""
-        before = self.state_dict()
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):  # the libraries set themselves up outside the capture
-            for _ in range(3):
-                self._step()
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        self.load_state_dict(before)
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph):
-            self._step()
-        return graph
 
     def _step(self) -> None:
         B, n = self.config.teacher_batch, self.config.cql_n_actions

@@ -6,8 +6,10 @@ A file of this package holds the layers by name, all ensemble members in one ten
     critic.0.weight (C, in, out)  critic.0.bias (C, out)  critic.1.weight …
     obs_mean, obs_std (obs_dim,)  act_low, act_high (act_dim,)
 
-and in its header "format", "head", "reduction", "q_scale", "q_shift" and "metadata" (JSON). Files of CORL-style Cal-QL actors and
-critics (keys `actor.base_network.*`, `critic1.network.*`, `critic2.network.*`) are read too.
+and in its header "format", "head", "reduction", "q_scale", "q_shift" and "metadata" (JSON). A teacher of discrete
+actions that is its action values has no actor, and "temperature" instead of "head", "reduction" and "q_shift". Files
+of CORL-style Cal-QL actors and critics (keys `actor.base_network.*`, `critic1.network.*`, `critic2.network.*`) are
+read too.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from torch import Tensor
 from minari_distill.errors import TeacherError, did_you_mean
 from minari_distill.files import write_atomically
 from minari_distill.networks import views
+from minari_distill.teachers.q_teacher import QTeacher
 from minari_distill.teachers.teacher import NetworkTeacher, Teacher, pack_layers
 from minari_distill.units import Units
 
 FORMAT = "minari_distill.teacher/1"
+Q_FORMAT = "minari_distill.q_teacher/1"
 _STATISTICS = ("obs_mean", "obs_std", "act_low", "act_high")
 
 
@@ -38,25 +42,31 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> Path:
     Raises:
         TeacherError: The teacher is made of functions, which no file can hold.
     """
-    if not isinstance(teacher, NetworkTeacher):
+    if isinstance(teacher, NetworkTeacher):
+        networks = {
+            "actor": (teacher.actor, teacher.actor_arch),
+            "critic": (teacher.critic, teacher.critic_arch),
+        }
+        header = {
+            "format": FORMAT,
+            "head": teacher.actor_arch.head,
+            "reduction": teacher.reduction,
+            "q_shift": repr(teacher.q_shift),
+        }
+    elif isinstance(teacher, QTeacher):
+        networks = {"critic": (teacher.critic, teacher.critic_arch)}
+        header = {"format": Q_FORMAT, "temperature": repr(teacher.temperature)}
+    else:
         raise TeacherError(
             f"A {type(teacher).__name__.lstrip('_')} cannot be saved: only teachers made of networks can. "
             "Pass it again as `teacher=` instead."
         )
+    header |= {"q_scale": repr(teacher.q_scale), "metadata": json.dumps(teacher.metadata, sort_keys=True)}
     tensors = {name: getattr(teacher.units, name) for name in _STATISTICS}
-    networks = {"actor": (teacher.actor, teacher.actor_arch), "critic": (teacher.critic, teacher.critic_arch)}
     for name, (theta, arch) in networks.items():
         weights, biases = views(theta, arch)
         for l, (W, b) in enumerate(zip(weights, biases, strict=True)):
             tensors[f"{name}.{l}.weight"], tensors[f"{name}.{l}.bias"] = W, b[:, 0]
-    header = {
-        "format": FORMAT,
-        "head": teacher.actor_arch.head,
-        "reduction": teacher.reduction,
-        "q_scale": repr(teacher.q_scale),
-        "q_shift": repr(teacher.q_shift),
-        "metadata": json.dumps(teacher.metadata, sort_keys=True),
-    }
     path = Path(path)
     write_atomically(path, save({k: v.cpu().contiguous() for k, v in tensors.items()}, header))
     return path
@@ -80,6 +90,8 @@ def load_teacher(teacher: str | os.PathLike[str] | Teacher) -> Teacher:
     try:
         if header.get("format") == FORMAT:
             return _from_own(header, tensors)
+        if header.get("format") == Q_FORMAT:
+            return _from_values(header, tensors)
         if "actor.base_network.0.weight" in tensors:
             return _from_corl(header, tensors)
     except KeyError as missing:
@@ -142,6 +154,18 @@ def _from_own(header: dict[str, str], tensors: dict[str, Tensor]) -> NetworkTeac
         metadata=json.loads(header["metadata"]),
         q_scale=float(header["q_scale"]),
         q_shift=float(header["q_shift"]),
+    )
+
+
+def _from_values(header: dict[str, str], tensors: dict[str, Tensor]) -> QTeacher:
+    critic, critic_arch = pack_layers(_layers(tensors, "critic"), "linear")
+    return QTeacher(
+        critic=critic,
+        critic_arch=critic_arch,
+        temperature=float(header["temperature"]),
+        units=Units(discrete=True, **{name: tensors[name] for name in _STATISTICS}),
+        metadata=json.loads(header["metadata"]),
+        q_scale=float(header["q_scale"]),
     )
 
 

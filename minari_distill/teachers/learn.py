@@ -1,6 +1,7 @@
 """From transitions to a teacher, by the method that the settings name.
 
-A method is a `Trainer` in its own file; add yours to `TRAINERS` and to `DistillConfig.teacher_method`.
+A method is a `Trainer` in its own file; add yours to `TRAINERS`, to `DISCRETE_TRAINERS` or to both, and to
+`DistillConfig.teacher_method`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ from minari_distill.errors import TeacherError
 from minari_distill.files import write_atomically
 from minari_distill.progress import Progress, Report, silent
 from minari_distill.teachers.cal_ql import CalQL
+from minari_distill.teachers.discrete_cal_ql import DiscreteCalQL
 from minari_distill.teachers.filtered_bc import FilteredBC
 from minari_distill.teachers.teacher import Teacher
 from minari_distill.teachers.training import Trainer
 from minari_distill.transitions import Transitions
 
 TRAINERS: dict[str, type[Trainer]] = {"cal_ql": CalQL, "filtered_bc": FilteredBC}
+"""Methods by name, for continuous actions (and for vectors of several categories, treated as such)."""
+
+DISCRETE_TRAINERS: dict[str, type[Trainer]] = {"cal_ql": DiscreteCalQL, "filtered_bc": FilteredBC}
+"""Methods by name, where the action is one choice among n."""
 
 _REPORT_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 60.0
@@ -32,7 +38,8 @@ _CHECKPOINT_SECONDS = 60.0
 
 def make_trainer(transitions: Transitions, config: DistillConfig) -> Trainer:
     """The trainer of `config.teacher_method`, at its first step."""
-    return TRAINERS[config.teacher_method](transitions, config, resolve_device(config.device))
+    trainers = DISCRETE_TRAINERS if transitions.action_codec.is_discrete else TRAINERS
+    return trainers[config.teacher_method](transitions, config, resolve_device(config.device))
 
 
 def learn_teacher(

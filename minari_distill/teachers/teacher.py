@@ -21,7 +21,8 @@ from minari_distill.errors import TeacherError
 from minari_distill.networks import Architecture, forward, views
 from minari_distill.units import Units
 
-_CHUNK = 1 << 15  # states a forward pass holds at once: bounds the memory of labelling a whole dataset
+CHUNK = 1 << 15
+"""States a forward pass holds at once: bounds the memory of labelling a whole dataset."""
 
 
 class Teacher(ABC):
@@ -179,29 +180,16 @@ class NetworkTeacher(Teacher):
                 f"its critics map {self.critic_arch.obs_dim} numbers to {self.critic_arch.act_dim}, "
                 f"expected {obs_dim + act_dim} to 1"
             )
-        tensors = {
+        parameters = {
             "actor": (self.actor, (*self.actor.shape[:1], self.actor_arch.n_parameters)),
             "critic": (self.critic, (*self.critic.shape[:1], self.critic_arch.n_parameters)),
-            "obs_mean": (units.obs_mean, (obs_dim,)),
-            "obs_std": (units.obs_std, (obs_dim,)),
-            "act_low": (units.act_low, (act_dim,)),
-            "act_high": (units.act_high, (act_dim,)),
         }
-        for name, (tensor, shape) in tensors.items():
-            if tuple(tensor.shape) != shape:
-                return f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
-            if not bool(torch.isfinite(tensor).all()):
-                return f"{name} holds NaN or infinite values"
-        if not bool((units.obs_std > 0).all()):
-            return "obs_std must be positive"
-        if not bool((units.act_high > units.act_low).all()):
-            return "every act_high must lie above its act_low"
-        return None
+        return unfit_numbers(parameters, units, obs_dim, act_dim)
 
     @torch.no_grad()
     def policy(self, obs: Tensor) -> Tensor:
         """Greedy actions (N, act_dim), in chunks of states and in the dtype of `obs`."""
-        return torch.cat([self._policy(o) for o in obs.split(_CHUNK)]).to(obs.dtype)
+        return torch.cat([self._policy(o) for o in obs.split(CHUNK)]).to(obs.dtype)
 
     def _policy(self, obs: Tensor) -> Tensor:
         return self.units.unscale(forward(self.actor, self._normalised(obs), self.actor_arch).mean(0))
@@ -209,7 +197,7 @@ class NetworkTeacher(Teacher):
     @torch.no_grad()
     def q(self, obs: Tensor, action: Tensor) -> Tensor:
         """Action values (N,), in chunks of states and in the dtype of `obs`."""
-        parts = zip(obs.split(_CHUNK), action.split(_CHUNK), strict=True)
+        parts = zip(obs.split(CHUNK), action.split(CHUNK), strict=True)
         return torch.cat([self._q(o, a) for o, a in parts]).to(obs.dtype)
 
     def _q(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -235,6 +223,28 @@ class NetworkTeacher(Teacher):
             q_scale=self.q_scale,
             q_shift=self.q_shift,
         )
+
+
+def unfit_numbers(
+    parameters: dict[str, tuple[Tensor, tuple[int, ...]]], units: Units, obs_dim: int, act_dim: int
+) -> str | None:
+    """What is wrong with parameters (each with its expected shape) and statistics, in words; None if nothing is."""
+    statistics = {
+        "obs_mean": (units.obs_mean, (obs_dim,)),
+        "obs_std": (units.obs_std, (obs_dim,)),
+        "act_low": (units.act_low, (act_dim,)),
+        "act_high": (units.act_high, (act_dim,)),
+    }
+    for name, (tensor, shape) in (parameters | statistics).items():
+        if tuple(tensor.shape) != shape:
+            return f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
+        if not bool(torch.isfinite(tensor).all()):
+            return f"{name} holds NaN or infinite values"
+    if not bool((units.obs_std > 0).all()):
+        return "obs_std must be positive"
+    if not bool((units.act_high > units.act_low).all()):
+        return "every act_high must lie above its act_low"
+    return None
 
 
 def pack_layers(layers: list[tuple[Tensor, Tensor]], head: str) -> tuple[Tensor, Architecture]:
