@@ -92,8 +92,8 @@ class DistillConfig:
     target_rate: float = 5e-3  # τ of the target critics
     cql_alpha: float = 10.0
     cql_n_actions: int = 10
-    discrete_cql_alpha: float = 1.0  # cal_ql of discrete actions; its Q is in standard deviations of the returns
-    q_temperature: float = 1.0  # likewise: π* = softmax(Q / q_temperature)
+    discrete_cql_alpha: float = 1.0  # discrete actions; Q is in standard deviations of the returns
+    q_temperature: float = 1.0  # discrete actions: π* = softmax(Q / q_temperature)
     top_fraction: float = 0.1  # filtered_bc: share of the episodes it learns from, best returns first
 
     # Student recipe, that is the inner loop
