@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import warnings
@@ -16,6 +15,7 @@ from rich.table import Table
 import minari_distill as md
 from minari_distill import hub_cli
 from minari_distill.benchmark.cli import benchmark
+from minari_distill.show.cli import show
 from minari_distill.team import joined
 from minari_distill.terminal import (
     JsonFlag,
@@ -158,30 +158,6 @@ def evaluate(
 
 
 @app.command()
-def show(
-    synset: Annotated[str, typer.Argument(help="Minari id or folder of a synset.")],
-    as_json: JsonFlag = False,
-) -> None:
-    """Where a synset comes from, what it was distilled with, and how it scored.
-
-    Example: `minari-distill show me/hopper-medium-distilled-v0`
-    """
-    with one_line_errors(as_json):
-        loaded = md.load_synset(synset)
-    summary = loaded.summary()
-    if as_json:
-        print_json(summary)
-        return
-    table = Table(title=synset, show_header=False)
-    for key, value in summary.items():
-        table.add_row(key.replace("_", " "), value if isinstance(value, str) else json.dumps(value))
-    losses = [record["held_out_loss"] for record in loaded.metadata.get("history", [])]
-    if losses:
-        table.add_row("held-out loss", f"{sparkline(losses)}  {losses[0]:.4f} → {min(losses):.4f}")
-    Console().print(table)
-
-
-@app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of the report and the plot.")] = Path("demo-output"),
     target: Annotated[str, typer.Option(help="Minari id of the synset.")] = "demo/hopper-distilled-v0",
@@ -212,19 +188,6 @@ def demo(
         console.print(f"The synset is the Minari dataset [bold]{target}[/bold]: minari show {target}")
 
 
-def sparkline(values: list[float]) -> str:
-    """Values as a line of bars, at most 40 of them.
-
-    >>> sparkline([3.0, 2.0, 1.0])
-    '█▅▁'
-    """
-    bars = "▁▂▃▄▅▆▇█"
-    stride = max(1, math.ceil(len(values) / 40))
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    return "".join(bars[round((v - low) / span * 7)] for v in values[::stride])
-
-
 def _slug(datasets: list[str]) -> str:
     """hopper-medium-replay from obd/hopper/medium-replay-v0."""
     names = []
@@ -234,6 +197,7 @@ def _slug(datasets: list[str]) -> str:
     return "+".join(names).replace("+", "-and-")
 
 
+app.command()(show)
 app.command()(hub_cli.push)
 app.command()(hub_cli.pull)
 app.command()(benchmark)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import minari_distill as md
-from minari_distill.cli import app, sparkline
+from minari_distill.cli import app
 from minari_distill.transitions import EMBEDDED_ID
 from tests.test_distill import TINY
 
@@ -85,9 +85,3 @@ def test_a_failing_command_is_one_line_and_exit_code_1(tmp_path, monkeypatch, ar
 def test_version():
     """--version prints it."""
     assert run("--version").stdout.strip() == f"minari-distill {md.__version__}"
-
-
-def test_a_sparkline_has_at_most_forty_bars():
-    """Long curves are thinned; a flat one does not divide by zero."""
-    assert len(sparkline(list(range(1000)))) == 40
-    assert sparkline([1.0, 1.0]) == "▁▁"

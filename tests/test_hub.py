@@ -614,7 +614,7 @@ def test_the_strip_is_on_the_card(hub: HubServer, monkeypatch: pytest.MonkeyPatc
             Image.new("RGB", (4, 4)).save(path)
         return path.exists()
 
-    monkeypatch.setattr("minari_distill.hub.upload.render_strip", draw)
+    monkeypatch.setattr("minari_distill.plots.render_strip", draw)
     hopper().push_to_hub(REPO, name=NAME)
     assert f"![Distilled states of {NAME}](card/{NAME}/states.png)" in hub.files(REPO)["README.md"].decode()
     assert hub.files(REPO)[f"card/{NAME}/states.png"].startswith(b"\x89PNG")

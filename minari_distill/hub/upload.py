@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -21,7 +20,7 @@ from minari_distill.hub.address import HubAddress, as_name, check_name, check_re
 from minari_distill.hub.card import lists, write_card
 from minari_distill.hub.remote import Remote, open_api
 from minari_distill.layout import DATA, METADATA, PARQUET, RECORD
-from minari_distill.plots import render_strip
+from minari_distill.recorded import history_of
 from minari_distill.synset import Synset
 
 CARD, NAMESPACE = "README.md", "namespace_metadata.json"
@@ -158,19 +157,12 @@ def _draw(folder: Path, synset: Synset, name: str) -> list[str]:
     """The card's figures, as far as this synset and this machine allow."""
     (folder / "card" / name).mkdir(parents=True)
     states, curve = f"card/{name}/states.png", f"card/{name}/learning-curve.png"
-    figures = [states] if render_strip(synset, folder / states) else []
-    history = synset.metadata.get("history")
-    rows = [r for r in history if _is_record(r)] if isinstance(history, list) else []
-    if len(rows) > 1:
-        plots.held_out_curve(rows, name, folder / curve)
+    figures = [states] if plots.render_strip(synset, folder / states) else []
+    history = history_of(synset)
+    if len(history) > 1:
+        plots.held_out_curve(history, name, folder / curve)
         figures.append(curve)
     return figures
-
-
-def _is_record(row: Any) -> bool:
-    return isinstance(row, dict) and all(
-        isinstance(row.get(k), int | float) for k in ("step", "held_out_loss")
-    )
 
 
 def _namespace(remote: Remote, names: set[str]) -> str:

@@ -84,10 +84,13 @@ def _render(spec: str, observations: list[list[float]], actions: list[list[float
         seen = robot._get_obs()[: nq - hidden]
         if not np.allclose(seen, observation[: nq - hidden], atol=1e-4):
             raise ValueError("this environment's observations are no plain positions and velocities")
-        frames.append(env.render())
+        frames.append(np.array(env.render()))
         if actions is not None:
             env.step(np.array(actions[i], dtype=np.float32))
-            following.append(env.render())
+            following.append(np.array(env.render()))
+    for frame in (*frames, *following):  # a white edge keeps neighbours apart
+        for edge in (frame[:2], frame[-2:], frame[:, :2], frame[:, -2:]):
+            edge[:] = 255
     rows = [np.concatenate(row, axis=1) for row in (frames, following) if row]
     Image.fromarray(np.concatenate(rows)).save(path, format="PNG")
 
