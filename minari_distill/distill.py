@@ -28,7 +28,7 @@ from minari_distill.outer import OuterLoop, Problem
 from minari_distill.progress import Progress, Report, duration, to_stderr
 from minari_distill.runs import Run
 from minari_distill.synset import Synset
-from minari_distill.teachers import Teacher, estimate_seconds, learn_teacher, load_teacher
+from minari_distill.teachers import Teacher, check_actions, estimate_seconds, learn_teacher, load_teacher
 from minari_distill.team import Team
 from minari_distill.transitions import Transitions, load_transitions
 from minari_distill.units import Units
@@ -57,7 +57,8 @@ def distill(
     Args:
         dataset: A Minari id (downloaded if it is not local), a `MinariDataset`, a folder, or a list of
             them; "demo/hopper-medium-replay-v0" ships with the package.
-        teacher: A teacher's safetensors file or a `Teacher`; learnt from the dataset if left out.
+        teacher: A `Teacher` or a file: safetensors, or an agent of your own (`agent.zip` of Stable-Baselines3,
+            `agent.d3` of d3rlpy, `policy.onnx`, TorchScript `policy.pt`); learnt from the dataset if left out.
         preset: "default", "quick" (minutes on two CPU cores) or "paper" (the published procedure).
         config: All settings at once, instead of `preset`.
         run_dir: Where checkpoints, the learnt teacher and the settings are kept; nothing is kept if left out.
@@ -82,6 +83,8 @@ def distill(
         report(Progress("message", text))
 
     given = None if teacher is None else load_teacher(teacher)
+    if given is not None and objective.needs_q:
+        given.check_has_q(settings.objective)
     transitions = load_transitions(dataset, drop=drop, dtype=dtype, on_message=say)
     settings = _fit_to(settings, transitions)
     with Run.open(run_dir, settings, transitions.source, resume=resume, drop=drop, dtype=dtype) as run:
@@ -163,6 +166,7 @@ def pose(
                     f"The teacher's {name} hold NaN or infinite numbers at states of the dataset: it diverged, or is "
                     "of another dataset. Learn it again with lower learning rates, or give another."
                 )
+        check_actions(greedy.cpu().numpy(), codec)
         labels = Labels(labels.act, units.scale(greedy.cpu()), value, x)
     target, weight = objective(labels, config)
 

@@ -9,7 +9,7 @@ from minari_distill.teachers.learn import (
     make_trainer,
 )
 from minari_distill.teachers.q_teacher import QTeacher
-from minari_distill.teachers.teacher import NetworkTeacher, Teacher
+from minari_distill.teachers.teacher import NetworkTeacher, Teacher, check_actions
 
 __all__ = [
     "DISCRETE_TRAINERS",
@@ -17,6 +17,7 @@ __all__ = [
     "NetworkTeacher",
     "QTeacher",
     "Teacher",
+    "check_actions",
     "estimate_seconds",
     "learn_teacher",
     "load_teacher",

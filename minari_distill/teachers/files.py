@@ -27,6 +27,7 @@ from torch import Tensor
 from minari_distill.errors import TeacherError, did_you_mean
 from minari_distill.files import write_atomically
 from minari_distill.networks import views
+from minari_distill.teachers.foreign import OPENERS
 from minari_distill.teachers.q_teacher import QTeacher
 from minari_distill.teachers.teacher import NetworkTeacher, Teacher, pack_layers
 from minari_distill.units import Units
@@ -73,7 +74,12 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> Path:
 
 
 def load_teacher(teacher: str | os.PathLike[str] | Teacher) -> Teacher:
-    """A teacher from a safetensors file; a `Teacher` is returned as it is.
+    """A teacher from a file; a `Teacher` is returned as it is.
+
+    Args:
+        teacher: A `.safetensors` file, or by suffix a file of another codebase: `agent.zip` of Stable-Baselines3,
+            `agent.d3` of d3rlpy, `policy.onnx`, `policy.pt` (TorchScript). A zip and a d3 file run code that they hold:
+            open those you trust.
 
     Raises:
         TeacherError: The file is missing, unreadable, a pickle, or not a teacher.
@@ -86,6 +92,8 @@ def load_teacher(teacher: str | os.PathLike[str] | Teacher) -> Teacher:
             "with Teacher.from_callable(policy, q, obs_dim=…, act_dim=…)."
         )
     path = Path(teacher)
+    if path.suffix in OPENERS and path.is_file():
+        return OPENERS[path.suffix](path)
     header, tensors = _read(path)
     try:
         if header.get("format") == FORMAT:

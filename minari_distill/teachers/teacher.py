@@ -12,13 +12,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
+from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from minari_distill.errors import TeacherError
 from minari_distill.networks import Architecture, forward, views
+from minari_distill.spaces import SpaceCodec
 from minari_distill.units import Units
 
 CHUNK = 1 << 15
@@ -58,19 +61,58 @@ class Teacher(ABC):
 
     @staticmethod
     def from_callable(
-        policy: Callable[[Tensor], Tensor],
-        q: Callable[[Tensor, Tensor], Tensor] | None = None,
+        policy: Callable[[Tensor], Any],
+        q: Callable[[Tensor, Tensor], Any] | None = None,
         *,
         obs_dim: int,
         act_dim: int,
         metadata: dict[str, Any] | None = None,
     ) -> Teacher:
-        """A teacher made of your own functions, tensors in the source's units in and out.
+        """A teacher made of your own functions, in the source's units; they answer with tensors or arrays.
 
         >>> Teacher.from_callable(lambda obs: -obs, obs_dim=3, act_dim=3).policy(torch.ones(1, 3))
         tensor([[-1., -1., -1.]])
+
+        Args:
+            policy: Observations (N, obs_dim) to actions (N, act_dim); for discrete actions to probabilities of that
+                shape, or to (N,) integers from 0.
+            q: Observations and actions to values (N,). Without it the objective must be "pbc" or "dbc".
+            obs_dim, act_dim: Lengths of the vectors; act_dim is the number of actions where they are discrete.
+            metadata: What the synset shall remember of it, in JSON types.
         """
-        return _CallableTeacher(policy, q, obs_dim, act_dim, metadata or {"method": "callable"})
+        from minari_distill.teachers.function_teacher import FunctionTeacher
+
+        return FunctionTeacher(policy, q, obs_dim=obs_dim, act_dim=act_dim, metadata=metadata)
+
+    @staticmethod
+    def from_stable_baselines3(agent: Any, vec_normalize: Any = None) -> Teacher:
+        """A teacher from a Stable-Baselines3 model or its zip file; see `foreign.from_stable_baselines3`."""
+        from minari_distill.teachers.foreign import from_stable_baselines3
+
+        return from_stable_baselines3(agent, vec_normalize)
+
+    @staticmethod
+    def from_d3rlpy(agent: Any) -> Teacher:
+        """A teacher from a d3rlpy algorithm or its `.d3` file; see `foreign.from_d3rlpy`."""
+        from minari_distill.teachers.foreign import from_d3rlpy
+
+        return from_d3rlpy(agent)
+
+    @staticmethod
+    def from_torchscript(
+        path: str | PathLike[str], *, obs_dim: int | None = None, act_dim: int | None = None
+    ) -> Teacher:
+        """A teacher from a TorchScript file; see `foreign.from_torchscript`."""
+        from minari_distill.teachers.foreign import from_torchscript
+
+        return from_torchscript(path, obs_dim=obs_dim, act_dim=act_dim)
+
+    @staticmethod
+    def from_onnx(path: str | PathLike[str]) -> Teacher:
+        """A teacher from an ONNX file; see `foreign.from_onnx`."""
+        from minari_distill.teachers.foreign import from_onnx
+
+        return from_onnx(path)
 
     def check_fits(self, obs_dim: int, act_dim: int, source: str = "the dataset") -> None:
         """Refuse a teacher whose vectors have another length than the dataset's.
@@ -85,42 +127,35 @@ class Teacher(ABC):
                 "`teacher` out to learn one."
             )
 
+    def check_has_q(self, objective: str) -> None:
+        """Refuse a teacher without q for an objective that weighs by it: nothing stands in for q.
 
-class _CallableTeacher(Teacher):
-    def __init__(
-        self,
-        policy: Callable[[Tensor], Tensor],
-        q: Callable[[Tensor, Tensor], Tensor] | None,
-        obs_dim: int,
-        act_dim: int,
-        metadata: dict[str, Any],
-    ) -> None:
-        self._policy, self._q = policy, q
-        self.obs_dim, self.act_dim, self.metadata = obs_dim, act_dim, metadata
-        self.has_q = q is not None
-
-    @torch.no_grad()
-    def policy(self, obs: Tensor) -> Tensor:
-        action = self._policy(obs)
-        return _shaped(action, (len(obs), self.act_dim), "policy")
-
-    @torch.no_grad()
-    def q(self, obs: Tensor, action: Tensor) -> Tensor:
-        if self._q is None:
+        Raises:
+            TeacherError: It has none.
+        """
+        if not self.has_q:
             raise TeacherError(
-                "This teacher has a policy but no q: give `q=` to Teacher.from_callable, or choose an "
-                "objective that needs none: objective='pbc'."
+                f"objective={objective!r} weighs states by the teacher's q, and this teacher "
+                f"({self.metadata.get('method', 'of unknown make')}) has no q: choose objective='pbc' (--objective pbc), "
+                "which weighs all states alike, or give one: Teacher.from_callable(policy, q, obs_dim=…, act_dim=…)."
             )
-        return _shaped(self._q(obs, action), (len(obs),), "q")
-
-    def to(self, device: torch.device | str) -> Teacher:
-        return self  # a function runs where its input lies
 
 
-def _shaped(value: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
-    if tuple(value.shape) != shape:
-        raise TeacherError(f"The teacher's {name} returned shape {tuple(value.shape)}; expected {shape}.")
-    return value
+def check_actions(actions: np.ndarray, codec: SpaceCodec) -> None:
+    """Refuse a teacher's actions (N, act_dim) that the dataset's action space does not hold, but for rounding.
+
+    Raises:
+        TeacherError: They are in other units, or logits instead of probabilities.
+    """
+    near = np.clip(actions, codec.low, codec.high)
+    with np.errstate(invalid="ignore"):
+        slack = np.where(np.isfinite(codec.high - codec.low), 1e-4 * (codec.high - codec.low), 0.0)
+    fault = codec.fault(np.where(np.abs(near - actions) <= slack, near, actions))
+    if fault:
+        raise TeacherError(
+            f"The teacher's actions do not lie in the dataset's action space {codec.space}: {fault}. A teacher takes raw "
+            "observations and gives raw actions (for discrete ones, probabilities): scale or clip in your function."
+        )
 
 
 class NetworkTeacher(Teacher):
