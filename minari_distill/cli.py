@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 import minari_distill as md
-from minari_distill import hub_cli
+from minari_distill import completion, hub_cli
 from minari_distill.benchmark.cli import benchmark
+from minari_distill.doctor import doctor
 from minari_distill.show.cli import show
 from minari_distill.team import joined
+from minari_distill.tensorboard import curves
 from minari_distill.terminal import (
     JsonFlag,
     console,
@@ -24,6 +25,7 @@ from minari_distill.terminal import (
     parse_settings,
     print_json,
     reporter,
+    set_verbosity,
     stop_on_interrupt,
 )
 
@@ -43,18 +45,23 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def main(
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the libraries' own messages too.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the libraries' own messages, and errors whole.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Options for every command."""
-    if not verbose:
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
+    set_verbosity(verbose)
 
 
 @app.command()
 def distill(
-    datasets: Annotated[list[str], typer.Argument(help="Minari ids or folders; several are joined.")],
+    datasets: Annotated[
+        list[str],
+        typer.Argument(help="Minari ids or folders; several are joined.", autocompletion=completion.datasets),
+    ],
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="Minari id of the synset. Default: distilled/NAME-v0."),
@@ -63,8 +70,12 @@ def distill(
         Path | None, typer.Option(help="A teacher's safetensors file; else one is learnt.")
     ] = None,
     n_syn: Annotated[int | None, typer.Option(help="Number of synthetic pairs.")] = None,
-    preset: Annotated[str, typer.Option(help="default, quick or paper.")] = "default",
-    objective: Annotated[str | None, typer.Option(help="dbc, pbc or av_pbc.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="default, quick or paper.", autocompletion=completion.presets)
+    ] = "default",
+    objective: Annotated[
+        str | None, typer.Option(help="dbc, pbc or av_pbc.", autocompletion=completion.objectives)
+    ] = None,
     drop: Annotated[
         list[str] | None, typer.Option(help="An observation part to leave out; may be repeated.")
     ] = None,
@@ -72,13 +83,21 @@ def distill(
     seed: Annotated[int, typer.Option(help="Same seed, same synset, on one device.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting, as name=value; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Any other setting, as name=value; may be repeated.",
+            autocompletion=completion.settings,
+        ),
     ] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Folder of the checkpoint. Default: runs/NAME.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a synset of that id.")] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for TensorBoard's curves of the losses.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Distil a dataset and save the synset as a local Minari dataset.
@@ -97,6 +116,7 @@ def distill(
             joined() as team,
             reporter(quiet=as_json or team.rank > 0) as report,
             stop_on_interrupt() as should_stop,
+            curves(tensorboard, report) if tensorboard and not team.rank else nullcontext(report) as report,
         ):
             synset = md.distill(
                 datasets if len(datasets) > 1 else datasets[0],
@@ -131,8 +151,15 @@ def distill(
 
 @app.command()
 def evaluate(
-    synset: Annotated[str, typer.Argument(help="Minari id or folder of a synset.")],
-    recipe: Annotated[str, typer.Option(help="recipe (the synset's own) or general (untuned).")] = "recipe",
+    synset: Annotated[
+        str, typer.Argument(help="Minari id or folder of a synset.", autocompletion=completion.synsets)
+    ],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="recipe (the synset's own) or general (untuned).", autocompletion=completion.recipes
+        ),
+    ] = "recipe",
     students: Annotated[int, typer.Option(help="Students to train.")] = 5,
     episodes: Annotated[int, typer.Option(help="Episodes a student.")] = 10,
     ensemble: Annotated[int, typer.Option(help="Students in one averaging policy; 1 = none.")] = 1,
@@ -198,6 +225,7 @@ def _slug(datasets: list[str]) -> str:
 
 
 app.command()(show)
+app.command()(doctor)
 app.command()(hub_cli.push)
 app.command()(hub_cli.pull)
 app.command()(benchmark)

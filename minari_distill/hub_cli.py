@@ -9,13 +9,16 @@ from typing import Annotated
 import typer
 
 import minari_distill as md
+from minari_distill import completion
 from minari_distill.errors import HubError
 from minari_distill.synset import refuse_existing
 from minari_distill.terminal import JsonFlag, console, one_line_errors, print_json
 
 
 def push(
-    synset: Annotated[str, typer.Argument(help="Minari id or folder of a synset.")],
+    synset: Annotated[
+        str, typer.Argument(help="Minari id or folder of a synset.", autocompletion=completion.synsets)
+    ],
     repository: Annotated[str, typer.Argument(help="USER/REPO on the Hub; made if it does not exist.")],
     name: Annotated[
         str | None, typer.Option(help="Its name there, as hopper-medium-distilled-v0. Default: of the id.")

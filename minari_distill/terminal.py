@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
@@ -18,6 +21,7 @@ from minari_distill.errors import ConfigError, MinariDistillError
 from minari_distill.progress import Progress, duration
 
 console = Console(stderr=True)
+log = logging.getLogger("minari_distill")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
@@ -28,6 +32,7 @@ def one_line_errors(as_json: bool) -> Iterator[None]:
     try:
         yield
     except MinariDistillError as error:
+        log.debug("The error in full:", exc_info=True)
         if as_json:
             print_json({"error": str(error), "kind": type(error).__name__})
         else:
@@ -36,6 +41,21 @@ def one_line_errors(as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print("Interrupted.", style="red")
         raise typer.Exit(130) from None
+
+
+def set_verbosity(verbose: bool) -> None:
+    """Let the libraries speak (log records from INFO, warnings) and show errors whole, or be quiet."""
+    if verbose:
+        handler = RichHandler(console=console, show_path=False)
+        logging.basicConfig(
+            level=logging.INFO, format="%(name)s: %(message)s", handlers=[handler], force=True
+        )
+        log.setLevel(logging.DEBUG)
+        logging.captureWarnings(True)
+        warnings.simplefilter("default")
+    else:
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
 
 
 def print_json(value: Any) -> None:

@@ -45,8 +45,7 @@ def render_strip(synset: Any, path: Path, n: int = 6, *, follow: bool = False) -
             "path": str(path),
         }
     )
-    given = os.environ.get("MUJOCO_GL")
-    for library in [given] if given else ["egl", "osmesa"]:
+    for library in opengl_libraries():
         try:
             subprocess.run(
                 [sys.executable, "-P", __file__],  # -P: the modules beside this one are not for it
@@ -60,6 +59,12 @@ def render_strip(synset: Any, path: Path, n: int = 6, *, follow: bool = False) -
             continue
         return path.is_file()
     return False
+
+
+def opengl_libraries() -> list[str]:
+    """What to try in turn: what MUJOCO_GL says, or what needs no screen."""
+    given = os.environ.get("MUJOCO_GL")
+    return [given] if given else ["egl", "osmesa"]
 
 
 def _render(spec: str, observations: list[list[float]], actions: list[list[float]] | None, path: str) -> None:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import minari_distill as md
+from minari_distill import completion
 from minari_distill.recorded import history_of
 from minari_distill.show.facts import facts, score_lines, score_unit
 from minari_distill.terminal import JsonFlag, console, one_line_errors, print_json
@@ -22,7 +23,9 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def show(
-    synset: Annotated[str, typer.Argument(help="Minari id or folder of a synset.")],
+    synset: Annotated[
+        str, typer.Argument(help="Minari id or folder of a synset.", autocompletion=completion.synsets)
+    ],
     plot: Annotated[Path | None, typer.Option(help="Folder to write figures into, as PNG.")] = None,
     html: Annotated[
         Path | None,
