@@ -8,7 +8,11 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet -e ".[dev]" -c constraints.txt
 	touch $@
 
-.PHONY: demo test check
+.venv/docs-installed: .venv/installed
+	$(BIN)/pip install --quiet -e ".[docs]" -c constraints.txt
+	touch $@
+
+.PHONY: demo test check docs
 demo: .venv/installed
 	$(BIN)/minari-distill demo
 
@@ -19,3 +23,7 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site goes to site/; broken links, formulas that cannot be drawn and undocumented names end the build.
+docs: .venv/docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
