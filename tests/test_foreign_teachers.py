@@ -61,9 +61,9 @@ def test_a_large_dataset_is_asked_about_in_chunks(monkeypatch):
 
 
 WRONG = {
-    "one action for all": (lambda o: o[0, :2], "shape (2,) for 7 observations; expected (7, 2)"),
-    "another length": (lambda o: o, "shape (7, 3) for 7 observations; expected (7, 2)"),
-    "transposed": (lambda o: o[:, :2].T, "shape (2, 7) for 7 observations; expected (7, 2)"),
+    "one action for all": (lambda o: o[0, :2], "shape (2,); expected (7, 2)"),
+    "another length": (lambda o: o, "shape (7, 3); expected (7, 2)"),
+    "transposed": (lambda o: o[:, :2].T, "shape (2, 7); expected (7, 2)"),
     "integers of two columns": (lambda o: o[:, :2].long(), "torch.int64 of shape (7, 2); expected floating"),
     "booleans": (lambda o: o[:, :2] > 0, "torch.bool of shape (7, 2); expected floating"),
     "an action that is none": (lambda o: torch.full((7,), 2), "actions from 2 to 2; expected 0 to 1"),

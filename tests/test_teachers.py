@@ -154,7 +154,7 @@ def test_a_teacher_made_of_functions():
 
 def test_functions_are_held_to_their_word():
     teacher = Teacher.from_callable(lambda o: o, obs_dim=3, act_dim=2)
-    with pytest.raises(TeacherError, match=r"policy returned shape \(4, 3\) for 4 observations; expected \(4, 2\)"):
+    with pytest.raises(TeacherError, match=r"policy returned shape \(4, 3\); expected \(4, 2\)"):
         teacher.policy(torch.zeros(4, 3))
     assert not teacher.has_q
     with pytest.raises(TeacherError, match="objective='pbc'"):

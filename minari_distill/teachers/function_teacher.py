@@ -55,8 +55,8 @@ class FunctionTeacher(Teacher):
             )
         if action.dim() != 2 or len(action) != len(obs) or self.act_dim not in (None, action.shape[1]):
             raise TeacherError(
-                f"The teacher's policy returned shape {tuple(action.shape)} for {len(obs)} observations; expected "
-                f"{self._shape(len(obs))}: it takes a batch (N, obs_dim) and gives an action for each of its rows."
+                f"The teacher's policy returned shape {tuple(action.shape)}; expected {self._shape(len(obs))}: an action "
+                f"for each of the {len(obs)} observations of a batch."
             )
         return action.to(obs.dtype)
 

@@ -1,0 +1,1 @@
+"""What synsets are for: short, runnable recipes, explained in docs/recipes.md."""
