@@ -16,11 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from minari_distill.config import GENERAL_RECIPE, StudentRecipe
 from minari_distill.errors import ConfigError
+from minari_distill.files import write_atomically
 from minari_distill.networks import Architecture, apply_head, forward, initialize
+from minari_distill.policy_module import to_onnx, to_torchscript
+from minari_distill.spaces import SpaceCodec
 from minari_distill.units import Units
 
 
@@ -122,10 +127,28 @@ class Policy:
         return self.units.unscale(forward(self.theta, x, self.arch)).cpu().numpy()
 
     def save(self, path: str | Path) -> Path:
-        """Write the policy as safetensors; `Policy.load` reads it."""
-        from safetensors.torch import save_file
+        """Write the policy by suffix; in every form raw observations go in and raw actions come out.
 
+        >>> policy.save("policy.safetensors")  # md.load_policy reads it   # doctest: +SKIP
+        >>> policy.save("policy.pt")           # torch.jit.load            # doctest: +SKIP
+        >>> policy.save("policy.onnx")         # any ONNX runtime          # doctest: +SKIP
+
+        Args:
+            path: Ends in .safetensors, .pt (TorchScript) or .onnx. The latter two map observations (n, *shape) float32
+                to actions (n, *shape), or to (n,) int64 where they are discrete; observations of a Dict or Tuple are
+                the codec's vectors (n, obs_dim).
+
+        Raises:
+            ConfigError: Another suffix, an action space that no single tensor holds, a library that is missing.
+        """
+        forms = {".safetensors": Policy._to_safetensors, ".pt": to_torchscript, ".onnx": to_onnx}
         path = Path(path)
+        if path.suffix not in forms:
+            raise ConfigError(f"Policies are saved as {', '.join(forms)}, not as {path.suffix!r}: '{path}'.")
+        write_atomically(path, forms[path.suffix](self))
+        return path
+
+    def _to_safetensors(self) -> bytes:
         u = self.units
         header = {
             "format": "minari_distill.policy",
@@ -141,20 +164,18 @@ class Policy:
             "act_low": u.act_low,
             "act_high": u.act_high,
         }
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, path, header)
-        return path
+        return save({k: v.cpu().contiguous() for k, v in tensors.items()}, header)
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
-        """Read what `save` wrote.
+        """Read what `save` wrote as safetensors.
 
         Raises:
             ConfigError: the file is no policy.
         """
-        from safetensors import SafetensorError, safe_open
-
-        from minari_distill.spaces import SpaceCodec
-
+        runtime = {".pt": "torch.jit.load", ".onnx": "onnxruntime.InferenceSession"}.get(Path(path).suffix)
+        if runtime:
+            raise ConfigError(f"'{path}' is for {runtime}; this reads the .safetensors of policy.save().")
         try:
             with safe_open(str(path), "pt") as file:
                 header = file.metadata() or {}
@@ -176,6 +197,17 @@ class Policy:
 
     def _with(self, theta: Tensor) -> Policy:
         return Policy(theta, self.recipe, self.units, self.observation_codec, self.action_codec)
+
+
+def load_policy(path: str | Path) -> Policy:
+    """The policy that `policy.save("….safetensors")` wrote.
+
+    >>> load_policy("policy.safetensors").act(observation)  # doctest: +SKIP
+
+    Raises:
+        ConfigError: The file is no policy, or one for other runtimes (`.pt`, `.onnx`).
+    """
+    return Policy.load(path)
 
 
 def behavior_clone(

@@ -1,0 +1,124 @@
+"""A policy as one module of torch operations, raw observation in and raw action out, for TorchScript and ONNX.
+
+    observation (n, *shape) ─ flatten ─ (s − mean)/std ─ K students ─ mean ─ into the bounds ─ action (n, *shape)
+                                                                    └ discrete ─ argmax ─ action (n,) int64
+
+Whoever opens the file needs neither minari_distill nor the statistics of the data.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from minari_distill.errors import ConfigError, missing_package
+from minari_distill.networks import forward
+from minari_distill.spaces import SpaceCodec
+
+if TYPE_CHECKING:
+    from minari_distill.students import Policy
+
+
+class PolicyModule(nn.Module):
+    """`Policy` for batches of tensors.
+
+    Args:
+        policy: Of a Box or Discrete action space. Observations of other spaces than Box are the codec's vectors.
+
+    Raises:
+        ConfigError: The action space is another one, which no single tensor holds.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        space = policy.action_codec.space
+        if not isinstance(space, spaces.Box | spaces.Discrete):
+            raise ConfigError(
+                f"TorchScript and ONNX policies have actions of a Box or a Discrete space, not {space}. Save this "
+                "policy as .safetensors and read it with md.load_policy."
+            )
+        self.observation_shape = observation_shape(policy.observation_codec)
+        self.arch, self.units = policy.arch, policy.units.to("cpu")
+        self.register_buffer("theta", policy.theta.cpu())
+        self.discrete = isinstance(space, spaces.Discrete)
+        self.first = int(space.start) if isinstance(space, spaces.Discrete) else 0
+        self.action_shape = space.shape or ()
+        self.rounds = isinstance(space, spaces.Box) and space.dtype.kind in "iu"
+        for name, bound in (("low", policy.action_codec.low), ("high", policy.action_codec.high)):
+            self.register_buffer(name, torch.as_tensor(bound, dtype=torch.float32))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Greedy actions (n, *action shape) for observations (n, *observation shape), float32."""
+        x = self.units.normalise(observation.flatten(1))
+        action = self.units.unscale(forward(self.theta, x, self.arch)).mean(0)
+        if self.discrete:
+            return action.argmax(1) + self.first
+        action = torch.minimum(torch.maximum(action, self.low), self.high)
+        if self.rounds:
+            action = action.round()
+        return action.reshape(-1, *self.action_shape)
+
+    def example(self) -> Tensor:
+        """Two observations, for the tracers."""
+        return torch.zeros(2, *self.observation_shape)
+
+
+def observation_shape(codec: SpaceCodec) -> tuple[int, ...]:
+    """Shape of one observation tensor: the Box's own, or the vector's."""
+    space = codec.kept_space
+    return tuple(space.shape) if isinstance(space, spaces.Box) else (codec.dim,)
+
+
+def to_torchscript(policy: Policy) -> bytes:
+    """The policy as TorchScript, which `torch.jit.load` reads."""
+    module = PolicyModule(policy).eval()
+    buffer = io.BytesIO()
+    with _quiet():
+        torch.jit.save(torch.jit.trace(module, module.example(), check_trace=False), buffer)
+    return buffer.getvalue()
+
+
+def to_onnx(policy: Policy) -> bytes:
+    """The policy as an ONNX graph from "observation" to "action", for batches of any size.
+
+    Raises:
+        ConfigError: PyTorch's exporter lacks onnxscript.
+    """
+    module = PolicyModule(policy).eval()
+    try:
+        import onnxscript  # noqa: F401  (torch.onnx.export writes with it)
+    except ImportError as error:
+        raise ConfigError(missing_package("Writing an ONNX policy", "onnxscript", "onnx")) from error
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            (module.example(),),
+            input_names=["observation"],
+            output_names=["action"],
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+            dynamo=True,
+            verbose=False,
+        )
+    return program.model_proto.SerializeToString()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """PyTorch announces that TorchScript is deprecated, and the exporter what it does not find."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

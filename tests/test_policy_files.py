@@ -1,0 +1,148 @@
+"""A saved policy acts as the policy did: raw observation in, raw action out, whatever reads the file."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import minari_distill as md
+from minari_distill.config import StudentRecipe
+from minari_distill.errors import ConfigError
+from minari_distill.networks import Architecture, initialize
+from minari_distill.spaces import SpaceCodec
+from minari_distill.students import Policy
+from minari_distill.teachers import load_teacher
+from minari_distill.units import Units
+
+BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+BOUNDS = spaces.Box(np.float32([-2, 0]), np.float32([2, 10]))
+SPACES = {
+    "box": (BOX, BOUNDS),
+    "matrix": (spaces.Box(-5, 5, (2, 2), np.float32), spaces.Box(-1, 1, (2, 1), np.float32)),
+    "integers": (BOX, spaces.Box(0, 7, (2,), np.int32)),
+    "discrete": (BOX, spaces.Discrete(4)),
+    "discrete from 3": (BOX, spaces.Discrete(4, start=3)),
+    "goal": (spaces.Dict(goal=BOX, state=spaces.Box(-1, 1, (2,))), BOUNDS),
+}
+
+
+def make_policy(name: str, K: int = 1, residual: bool = False) -> Policy:
+    """Untrained students with large weights, so that actions differ between states."""
+    observations, actions = (SpaceCodec(space) for space in SPACES[name])
+    discrete = actions.is_discrete
+    recipe = StudentRecipe(
+        hidden_layers=2, hidden_width=16, head="softmax" if discrete else "tanh", residual=residual
+    )
+    theta = initialize(
+        Architecture.of(recipe, observations.dim, actions.dim), K, generator=torch.Generator().manual_seed(0)
+    )
+    rng = np.random.default_rng(1)
+    mean, std = rng.normal(size=observations.dim), rng.uniform(0.5, 2, observations.dim)
+    units = Units.of(mean, std, actions.low, actions.high, discrete=discrete)
+    return Policy(1.5 * theta, recipe, units, observations, actions)
+
+
+def observations_of(policy: Policy, n: int = 9) -> np.ndarray:
+    """n observations in raw units, as one float32 batch."""
+    rng = np.random.default_rng(2)
+    return policy.observation_codec.project(rng.normal(size=(n, policy.observation_codec.dim)) * 2)
+
+
+def each_act(policy: Policy, vectors: np.ndarray) -> np.ndarray:
+    values = [policy.observation_codec.decode_one(v) for v in vectors]
+    return np.stack([policy.act(value) for value in values])
+
+
+def run_torchscript(path, batch: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.load(str(path))(torch.as_tensor(batch)).numpy()
+
+
+def run_onnx(path, batch: np.ndarray) -> np.ndarray:
+    session = pytest.importorskip("onnxruntime").InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
+    return session.run(["action"], {"observation": batch})[0]
+
+
+@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".onnx"])
+def test_the_file_acts_as_the_policy(tmp_path, suffix, name, K):
+    """Single students and ensembles, continuous and discrete, any batch size: `policy.act` row by row."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+    policy = make_policy(name, K)
+    path = policy.save(tmp_path / "deep" / f"policy{suffix}")
+    vectors = observations_of(policy)
+    expected = each_act(policy, vectors)
+    assert len(np.unique(expected, axis=0)) > 1
+    if suffix == ".safetensors":
+        actual = each_act(md.load_policy(path), vectors)
+        assert np.array_equal(actual, expected)
+        return
+    shape = policy.observation_codec.space.shape or (-1,)
+    run = run_torchscript if suffix == ".pt" else run_onnx
+    for n in (1, len(vectors)):
+        actual = run(path, vectors[:n].reshape(n, *shape))
+        assert actual.shape == expected[:n].shape
+        assert actual.dtype == (np.int64 if policy.action_codec.is_discrete else np.float32)
+        np.testing.assert_allclose(actual, expected[:n], rtol=1e-5, atol=1e-5)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no file beside it
+
+
+def test_a_residual_student_too(tmp_path):
+    """The architecture travels inside the module."""
+    policy = make_policy("box", residual=True)
+    vectors = observations_of(policy)
+    actual = run_torchscript(policy.save(tmp_path / "p.pt"), vectors)
+    np.testing.assert_allclose(actual, each_act(policy, vectors), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".onnx"])
+@pytest.mark.parametrize("name", ["box", "discrete"])
+def test_a_saved_student_is_a_teacher(tmp_path, suffix, name):
+    """What `save` writes, `Teacher.from_…` reads: the circle closes."""
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    policy = make_policy(name)
+    teacher = load_teacher(policy.save(tmp_path / f"policy{suffix}"))
+    teacher.check_fits(policy.observation_codec.dim, policy.action_codec.dim)
+    vectors = observations_of(policy)
+    actual = policy.action_codec.decode(teacher.policy(torch.as_tensor(vectors)).numpy())
+    np.testing.assert_allclose(actual, each_act(policy, vectors), rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_be_saved_says_so(tmp_path):
+    """Suffixes, action spaces without a tensor, files for other runtimes."""
+    policy = make_policy("box")
+    with pytest.raises(ConfigError, match=r"saved as \.safetensors, \.pt, \.onnx, not as '\.pkl'"):
+        policy.save(tmp_path / "policy.pkl")
+    with pytest.raises(ConfigError, match=r"is for torch\.jit\.load; this reads the \.safetensors"):
+        md.load_policy(policy.save(tmp_path / "policy.pt"))
+    several = SpaceCodec(spaces.MultiDiscrete([2, 3]))
+    low, high = several.low, several.high
+    other = Policy(
+        initialize(Architecture.of(policy.recipe, 3, 5), 1, generator=torch.Generator().manual_seed(0)),
+        policy.recipe,
+        Units.of(np.zeros(3), np.ones(3), low, high),
+        policy.observation_codec,
+        several,
+    )
+    with pytest.raises(ConfigError, match=r"of a Box or a Discrete space, not MultiDiscrete.*\.safetensors"):
+        other.save(tmp_path / "other.pt")
+    assert not (tmp_path / "other.pt").exists()
+    assert md.load_policy(other.save(tmp_path / "other.safetensors")).action_codec == several
+
+
+def test_onnx_without_its_exporter_names_the_extra(tmp_path, monkeypatch):
+    """The install command."""
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(ConfigError, match=r"needs onnxscript.*pip install 'minari-distill\[onnx\]'"):
+        make_policy("box").save(tmp_path / "policy.onnx")
