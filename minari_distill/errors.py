@@ -34,6 +34,10 @@ class HubError(MinariDistillError):
     """The Hugging Face Hub cannot be reached, refuses a request, or does not hold what was asked for."""
 
 
+class ExportError(MinariDistillError):
+    """A synset cannot be given to another codebase, or the codebase is not installed."""
+
+
 class EnvironmentUnavailable(MinariDistillError):
     """The dataset's environment cannot be made here, so nothing can be evaluated."""
 

@@ -60,7 +60,7 @@ def write_layout(
     """
     _write_minari(folder / "data", observations, actions, observation_codec, action_codec, metadata, record)
     (folder / "synset").mkdir()
-    columns = _columns("observation", observations, observation_codec) | _columns(
+    columns = pair_columns("observation", observations, observation_codec) | pair_columns(
         "action", actions, action_codec
     )
     pq.write_table(pa.table(columns), folder / PARQUET)
@@ -273,7 +273,7 @@ def _rows(value: Any, start: int, stop: int) -> Any:
 # ------------------------------------------------------------------------------------------------ files
 
 
-def _columns(name: str, vectors: np.ndarray, codec: SpaceCodec) -> dict[str, pa.Array]:
+def pair_columns(name: str, vectors: np.ndarray, codec: SpaceCodec) -> dict[str, pa.Array]:
     """Columns of fixed-size lists: `name` for a space of one part, `name.<part>` for a tree."""
     columns = {}
     for part in codec.parts:

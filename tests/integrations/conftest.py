@@ -1,0 +1,88 @@
+"""What every codebase's test gets: one good Hopper synset, what our own students score on it, and rollouts."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import minari_distill as md
+from minari_distill.source import Source
+from minari_distill.spaces import SpaceCodec
+
+torch.set_num_threads(1)
+N_STUDENTS, N_EPISODES = 8, 5
+STEPS, LR, HIDDEN = 300, 1e-3, [256, 256, 256]
+RECIPE = md.GENERAL_RECIPE.replace(hidden_layers=3, hidden_width=256, head="tanh", lr=LR, steps=STEPS)
+
+
+@pytest.fixture(scope="session")
+def synset() -> md.Synset:
+    """256 pairs for Hopper: the synset that `minari-distill demo` made with seed 0."""
+    with safe_open(Path(__file__).parent / "hopper.safetensors", "np") as file:
+        record = json.loads(file.metadata()["record"])
+        arrays = {name: file.get_tensor(name) for name in ("observations", "actions")}
+    return md.Synset(
+        **arrays,
+        observation_codec=SpaceCodec.from_spec(record["observation_codec"]),
+        action_codec=SpaceCodec.from_spec(record["action_codec"]),
+        source=Source.from_json(record["source"]),
+        observation_mean=np.array(record["normalisation"]["mean"], np.float32),
+        observation_std=np.array(record["normalisation"]["std"], np.float32),
+        recipe=md.StudentRecipe(**record["recipe"]),
+        metadata=record["metadata"],
+    )
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A policy of another codebase, for `md.evaluate`: raw observations (n, obs_dim) in, raw actions (n, act_dim) out."""
+
+    act_vectors: Callable[[np.ndarray], np.ndarray]
+    observation_codec: SpaceCodec
+    action_codec: SpaceCodec
+
+
+@pytest.fixture(scope="session")
+def reference(synset) -> float:
+    """Mean normalised score of `behavior_clone` students: 3 × 256 ReLU, tanh, Adam 1e-3, whole batches."""
+    policies = md.behavior_clone(synset, recipe=RECIPE, n_policies=N_STUDENTS, seed=0).members()
+    score = md.evaluate(policies, synset, n_episodes=N_EPISODES)
+    print(f"\nbehavior_clone: {score}")
+    return score.score.mean
+
+
+@pytest.fixture
+def agrees(synset, reference) -> Callable[..., None]:
+    """`agrees(name, act functions)`: within 15 % of the reference; a policy a seed, the same episodes for all."""
+
+    def check(name: str, policies: list[Callable[[np.ndarray], Any]]) -> None:
+        clones = [
+            Clone(lambda obs, act=act: np.asarray(act(obs)), synset.observation_codec, synset.action_codec)
+            for act in policies
+        ]
+        score = md.evaluate(clones, synset, n_episodes=N_EPISODES)
+        mean = score.score.mean
+        print(f"\n{name}: {score}; behavior_clone {reference:.1f}, ratio {mean / reference:.2f}")
+        assert 0.85 * reference <= mean <= reference / 0.85
+
+    return check
+
+
+def run_docstring(module: str, synset: md.Synset, **names: Any) -> None:
+    """The run that opens a module's docstring gives the output printed there."""
+    result = doctest.testmod(
+        importlib.import_module(module),
+        extraglobs={"synset": synset, "np": np, "torch": torch, **names},
+        optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE,
+    )
+    assert result.attempted and not result.failed
