@@ -34,6 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    epilog="Exit codes: 0 done; 1 an error, with how to mend it; 2 an unknown option or argument; 130 interrupted.",
 )
 
 

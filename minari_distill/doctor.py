@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -125,13 +126,13 @@ def store() -> Check:
 
     from minari_distill.locate import local_ids
 
-    root = get_dataset_path()
-    existing = next(folder for folder in (root, *root.parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
-        return Check(
-            "store", "error", f"{root} cannot be written", "export MINARI_DATASETS_PATH=A-FOLDER-OF-YOURS"
-        )
-    free = shutil.disk_usage(existing).free / 1e9
+    try:
+        root = get_dataset_path()  # makes it
+        tempfile.TemporaryFile(dir=root).close()
+    except OSError as error:
+        found = f"{error.filename} cannot be written ({error.strerror})"
+        return Check("store", "error", found, "export MINARI_DATASETS_PATH=A-FOLDER-OF-YOURS")
+    free = shutil.disk_usage(root).free / 1e9
     here = [i for i in local_ids() if (root / i).is_dir()]
     synsets = sum((root / i / "synset").is_dir() for i in here)
     found = f"{root}: {len(here)} datasets, {synsets} of them synsets; {free:.1f} GB free"

@@ -31,12 +31,15 @@ def one_line_errors(as_json: bool) -> Iterator[None]:
     """An error that a user can repair is one red line (or {"error": …}) and exit code 1."""
     try:
         yield
-    except MinariDistillError as error:
+    except (MinariDistillError, OSError) as error:
         log.debug("The error in full:", exc_info=True)
+        text = str(error)
+        if isinstance(error, OSError):  # of a file or a folder that was named, or of the store
+            text = f"{error.filename or 'A file'}: {error.strerror or error}. Give another place, or see: minari-distill doctor"
         if as_json:
-            print_json({"error": str(error), "kind": type(error).__name__})
+            print_json({"error": text, "kind": type(error).__name__})
         else:
-            console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         console.print("Interrupted.", style="red")

@@ -2,12 +2,15 @@
 
 import json
 import re
+from functools import partial
 
 import minari
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import minari_distill as md
+from minari_distill import demo
 from minari_distill.cli import app
 from minari_distill.transitions import EMBEDDED_ID
 from tests.test_distill import TINY
@@ -33,11 +36,28 @@ def synset(tmp_path, monkeypatch):
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("command", ["distill", "evaluate", "show", "demo"])
+COMMANDS = sorted(c.name or c.callback.__name__ for c in app.registered_commands)
+
+
+def test_the_commands_are_the_words_of_the_python_door():
+    """Those that the README names, at least."""
+    assert set(COMMANDS) >= {"distill", "evaluate", "show", "push", "pull", "benchmark", "demo", "doctor"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(command):
-    """--help works and shows a command line to copy."""
+    """--help shows a command line to copy, every option has a help text, and --json is one of them."""
     result = run(command, "--help")
-    assert result.exit_code == 0 and f"minari-distill {command}" in plain(result.stdout)
+    text = plain(result.stdout)
+    assert result.exit_code == 0 and f"Example: minari-distill {command}" in text and "--json" in text
+    assert all(param.help for param in typer.main.get_command(app).commands[command].params)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_option_is_exit_code_2(command):
+    """What Typer itself refuses: usage, the command's --help, no traceback."""
+    result = run(command, "--no-such-option")
+    assert result.exit_code == 2 and "--help" in plain(result.output) and "Traceback" not in result.output
 
 
 def test_distil_evaluate_show(synset):
@@ -68,6 +88,10 @@ FAILURES = [
     (["distill", EMBEDDED_ID, "--teacher", "none.safetensors"], "does not exist"),
     (["evaluate", "me/none-v0"], "me/none-v0"),
     (["show", "me/none-v0"], "me/none-v0"),
+    (["push", "me/none-v0", "me/synsets"], "me/none-v0"),
+    (["pull", "hf://me/synsets"], "names a whole repository"),
+    (["benchmark"], "--dataset ID"),
+    (["demo", "--output", "/dev/null/here"], "/dev/null"),
 ]
 
 
@@ -80,6 +104,24 @@ def test_a_failing_command_is_one_line_and_exit_code_1(tmp_path, monkeypatch, ar
     assert "Traceback" not in result.output
     result = run(*arguments, "--json")
     assert result.exit_code == 1 and message in json.loads(result.stdout)["error"]
+
+
+def test_the_demo_prints_its_scores(tmp_path, monkeypatch):
+    """A table with shares of the teacher, and the files; with --json what report.json holds."""
+    monkeypatch.chdir(tmp_path)
+    for name, number in (("N_STUDENTS", 2), ("N_EPISODES", 1), ("N_ENSEMBLE", 2)):
+        monkeypatch.setattr(demo, name, number)
+    quick = partial(demo.run_demo, **TINY | {"teacher_steps": 30, "outer_steps": 4})
+    monkeypatch.setattr(demo, "run_demo", quick)
+    result = run("demo", "--output", "out")
+    assert result.exit_code == 0, result.output
+    text = plain(result.output)
+    assert (
+        "random pairs" in text and "share of teacher" in text and "100%" in text and "out/report.json" in text
+    )
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    monkeypatch.setattr(demo, "run_demo", lambda *given, **options: report)
+    assert json.loads(run("demo", "--output", "out", "--json").stdout) == report
 
 
 def test_version():
