@@ -37,6 +37,10 @@ class PolicyModule(nn.Module):
         ConfigError: The action space is another one, which no single tensor holds.
     """
 
+    theta: Tensor
+    low: Tensor
+    high: Tensor
+
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         space = policy.action_codec.space
@@ -107,6 +111,7 @@ def to_onnx(policy: Policy) -> bytes:
             dynamo=True,
             verbose=False,
         )
+    assert program is not None
     return program.model_proto.SerializeToString()
 
 

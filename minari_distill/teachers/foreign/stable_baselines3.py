@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from minari_distill.errors import TeacherError, missing_package
@@ -57,7 +58,11 @@ def from_stable_baselines3(agent: Any, vec_normalize: Any = None) -> FunctionTea
     observations, actions = SpaceCodec(policy.observation_space), SpaceCodec(policy.action_space)
 
     def normalised(obs: Tensor) -> Any:
-        values = observations.decode(obs.cpu().numpy())
+        vectors, space = obs.cpu().numpy(), policy.observation_space
+        if isinstance(space, spaces.Box):  # as it is: what lies outside the declared bounds is not moved
+            values = vectors.reshape(-1, *space.shape).astype(space.dtype)
+        else:
+            values = observations.decode(vectors)
         return values if statistics is None else statistics.normalize_obs(values)
 
     def act(obs: Tensor) -> np.ndarray:
