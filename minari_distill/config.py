@@ -36,19 +36,19 @@ class StudentRecipe:
     It is trained on the whole synset at every step by mean squared error (cross-entropy for `softmax`).
     """
 
-    hidden_layers: int = 3
-    hidden_width: int = 256
-    residual: bool = False
-    head: str = "tanh"
+    hidden_layers: int = 3  # hidden layers, ReLU
+    hidden_width: int = 256  # units of each
+    residual: bool = False  # add each hidden layer's input to its output
+    head: str = "tanh"  # "tanh" | "linear" | "softmax"
     init: str = "orthogonal"  # "orthogonal": gain √2, zero biases. "torch": nn.Linear's own default
     output_gain: float = 1.0  # the last layer's weights, times this
     optimizer: str = "adam"  # "sgd" | "momentum" | "adam" | "adamw"
-    lr: float = 1e-3
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    steps: int = 1000
+    lr: float = 1e-3  # learning rate
+    momentum: float = 0.9  # of "momentum"
+    betas: tuple[float, float] = (0.9, 0.999)  # of "adam" and "adamw"
+    eps: float = 1e-8  # likewise
+    weight_decay: float = 0.0  # of every optimiser
+    steps: int = 1000  # full-batch steps
 
     def __post_init__(self) -> None:
         _one_of("head", self.head, ("tanh", "linear", "softmax"))
@@ -73,64 +73,64 @@ GENERAL_RECIPE = StudentRecipe(init="torch")
 class DistillConfig:
     """Every setting of a distillation, frozen and flat; a synset's metadata stores it whole."""
 
-    preset: str = "default"
-    seed: int = 0
+    preset: str = "default"  # "default" | "quick" | "paper"
+    seed: int = 0  # of every draw: same seed, same synset, on one device
     device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:1" …
 
     # What is distilled
-    n_syn: int = 256
+    n_syn: int = 256  # synthetic pairs
     objective: str = "av_pbc"  # "dbc" | "pbc" | "av_pbc", or one of your own (objectives.py)
     initializer: str = "relabelled"  # "random" | "relabelled" | "kmeans"
 
     # Teacher (the paper's Cal-QL with CORL's defaults; Nakamoto et al., 2023)
     teacher_method: str = "cal_ql"  # "cal_ql" | "filtered_bc"
-    teacher_steps: int = 1_000_000
-    teacher_batch: int = 256
-    discount: float = 0.99
-    actor_lr: float = 3e-5
-    critic_lr: float = 3e-4
+    teacher_steps: int = 1_000_000  # gradient steps
+    teacher_batch: int = 256  # transitions a gradient step
+    discount: float = 0.99  # γ
+    actor_lr: float = 3e-5  # Cal-QL: learning rate of the actor
+    critic_lr: float = 3e-4  # learning rate of the critics, and of filtered_bc
     target_rate: float = 5e-3  # τ of the target critics
-    cql_alpha: float = 10.0
-    cql_n_actions: int = 10
+    cql_alpha: float = 10.0  # Cal-QL: weight of the conservative term
+    cql_n_actions: int = 10  # Cal-QL: actions sampled a state
     discrete_cql_alpha: float = 1.0  # discrete actions; Q is in standard deviations of the returns
     q_temperature: float = 1.0  # discrete actions: π* = softmax(Q / q_temperature)
     top_fraction: float = 0.1  # filtered_bc: share of the episodes it learns from, best returns first
 
     # Student recipe, that is the inner loop
-    hidden_layers: int = 3
-    hidden_width: int = 256
+    hidden_layers: int = 3  # hidden layers, ReLU
+    hidden_width: int = 256  # units of each
     head: str = "tanh"  # "softmax" is chosen for discrete actions
-    student_init: str = "orthogonal"
-    output_gain: float = 0.01
-    inner_optimizer: str = "momentum"
-    inner_lr: float = 0.2
-    inner_momentum: float = 0.9
-    inner_betas: tuple[float, float] = (0.9, 0.999)
-    inner_eps: float = 1e-8
+    student_init: str = "orthogonal"  # "orthogonal" | "torch"
+    output_gain: float = 0.01  # the last layer's initial weights, times this
+    inner_optimizer: str = "momentum"  # "sgd" | "momentum" | "adam"
+    inner_lr: float = 0.2  # α, its learning rate
+    inner_momentum: float = 0.9  # μ of "momentum"
+    inner_betas: tuple[float, float] = (0.9, 0.999)  # of "adam"
+    inner_eps: float = 1e-8  # of "adam"
     inner_steps: int = 100  # T
     window: int = 30  # differentiate this many of the inner steps, at a random offset; 0 = all of them
     n_students: int = 1  # K, students an outer step
     student_pool: int = 0  # sets of students that live on from step to step, up to T; 0: always fresh ones
 
     # Outer loop
-    outer_steps: int = 900
+    outer_steps: int = 900  # updates of the synset
     outer_optimizer: str = "adam"  # "adam" | "momentum"
-    outer_lr_obs: float = 2e-2
-    outer_lr_act: float = 1e-2
-    outer_momentum: float = 0.9
-    outer_betas: tuple[float, float] = (0.9, 0.99)
+    outer_lr_obs: float = 2e-2  # learning rate of the states S, which are normalised
+    outer_lr_act: float = 1e-2  # learning rate of the actions A, in [-1, 1]
+    outer_momentum: float = 0.9  # of "momentum"
+    outer_betas: tuple[float, float] = (0.9, 0.99)  # of "adam"
     outer_schedule: str = "cosine"  # "cosine" to 2 % of the rate | "constant"
     outer_clip: str = "relative"  # "relative": twice the running mean of the gradient norm | "norm"
-    outer_clip_at: float = 2.0
+    outer_clip_at: float = 2.0  # that factor, or that norm
     outer_batch: int = 2048  # dataset states an outer step
     q_scale: float = 0.0  # av_pbc: w = q_scale·q (the paper: 0.02); 0 = max(q, 0)^q_power over its mean
     q_power: float = 1.0  # above 1, av_pbc looks harder at the states worth most
 
     # Selection by held-out loss, and checkpoints
-    holdout_fraction: float = 0.1
-    validate_every: int = 25
-    validation_students: int = 2
-    checkpoint_every: int = 50
+    holdout_fraction: float = 0.1  # share of the transitions, in whole episodes
+    validate_every: int = 25  # outer steps between two validations
+    validation_students: int = 2  # students of a validation
+    checkpoint_every: int = 50  # outer steps between two checkpoints
 
     # Engine
     precision: str = "auto"  # "float32" | "bfloat16" (hidden layers) | "float64"; "auto" knows the processor
