@@ -12,7 +12,7 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet -e ".[docs]" -c constraints.txt
 	touch $@
 
-.PHONY: demo test check docs
+.PHONY: demo test check docs bench dist
 demo: .venv/installed
 	$(BIN)/minari-distill demo
 
@@ -27,3 +27,12 @@ check: .venv/installed
 # The site goes to site/; broken links, formulas that cannot be drawn and undocumented names end the build.
 docs: .venv/docs-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Speed on this machine, as in docs/performance.md: an outer step, a teacher's step.
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.engine_speed
+	$(BIN)/python -m benchmarks.teacher_speed
+
+# Wheel and sdist in dist/, checked, and used in an empty environment.
+dist:
+	PYTHON=$(PYTHON) tools/check_dist.sh
