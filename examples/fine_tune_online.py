@@ -1,7 +1,7 @@
 """Pretrain on a synset, then fine-tune online: PPO started from a few hundred pairs, against PPO from scratch.
 
     pip install minari-distill stable-baselines3
-    python -m examples.fine_tune_online me/hopper-medium-replay-v0 --steps 400000 --target 2500
+    python -m examples.fine_tune_online me/hopper-medium-replay-v0 --figure curve.png
 
 Both arms are Stable-Baselines3's PPO. From scratch it has the settings that were tuned for that, see `TUNED`. The synset
 arm
@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.wrappers import NormalizeReward
 from matplotlib import pyplot as plt
 
 import minari_distill as md
@@ -64,15 +66,13 @@ ARMS = {"scratch": TUNED, "synset": GENTLE}
 
 
 def make_ppo(synset: md.Synset, seed: int, settings: dict[str, Any]) -> Any:
-    """PPO in the synset's environment, observations and rewards normalised."""
-    from stable_baselines3 import PPO as Algorithm
+    """PPO in the synset's environment; `VecNormalize` scales observations, a wrapper of Gymnasium's rewards."""
+    from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-    env = DummyVecEnv([lambda: make_environment(synset.source)])
+    env = DummyVecEnv([lambda: NormalizeReward(make_environment(synset.source), gamma=settings["gamma"])])
     env.seed(seed)
-    return Algorithm(
-        "MlpPolicy", VecNormalize(env, gamma=settings["gamma"]), seed=seed, device="cpu", **settings
-    )
+    return PPO("MlpPolicy", VecNormalize(env, norm_reward=False), seed=seed, device="cpu", **settings)
 
 
 def critic_warm_up(model: Any, steps: int, callback: Any = None) -> None:
@@ -93,9 +93,7 @@ def train(
     if arm == "synset":
         from minari_distill.exporters.stable_baselines3 import pretrain
 
-        pretrain(model, synset)
-        with torch.no_grad():
-            model.policy.log_std.fill_(LOG_STD)
+        pretrain(model, synset, std=math.exp(LOG_STD))
         critic_warm_up(model, warm_up, callback)
     return model.learn(
         steps - model.num_timesteps, callback=callback, reset_num_timesteps=not model.num_timesteps
@@ -213,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the CSV file lacks, print the table, draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("synset", help="Minari id, folder or hf:// address of a synset")
-    parser.add_argument("--steps", type=int, default=250_000, help="environment steps an arm and seed")
+    parser.add_argument("--steps", type=int, default=120_000, help="environment steps an arm and seed")
     parser.add_argument("--warm-up", type=int, default=10_240, help="of them, for the critic alone")
     parser.add_argument("--target", type=float, default=2500.0, help="the stated return")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
