@@ -68,7 +68,11 @@ def distill(
         typer.Option("--output", "-o", help="Minari id of the synset. Default: distilled/NAME-v0."),
     ] = None,
     teacher: Annotated[
-        Path | None, typer.Option(help="A teacher's safetensors file; else one is learnt.")
+        Path | None,
+        typer.Option(
+            help="A teacher's .safetensors, or an agent's file: .zip (Stable-Baselines3), .d3 (d3rlpy), .onnx, "
+            ".pt (TorchScript); a .zip or .d3 runs code that it holds. Else one is learnt."
+        ),
     ] = None,
     n_syn: Annotated[int | None, typer.Option(help="Number of synthetic pairs.")] = None,
     preset: Annotated[
