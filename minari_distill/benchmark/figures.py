@@ -88,7 +88,7 @@ def objectives_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path
     teacher = [r for r in here if r["method"] == "teacher"]
     bars: dict[str, dict[str, dict[str, Any]]] = {}
     for row in sorted((r for r in here if r["protocol"] in PROTOCOLS), key=method_order):
-        name, kind = method_name(row).replace(" (", "\n("), f"{row['protocol']} students"
+        name, kind = method_name(row), f"{row['protocol']} students"
         if kind in bars.setdefault(name, {}):
             continue
         same = [r for r in here if method_name(r) == method_name(row) and r["protocol"] == row["protocol"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from minari_distill.plots.style import BLUE, GREY, ORANGE, PALETTE, figure
@@ -74,7 +75,7 @@ def returns_by_objective(
     """
     kinds = list(dict.fromkeys(kind for rows in scores.values() for kind in rows))
     size = 0.8 / max(len(kinds), 1)
-    with figure(path, figsize=(max(4.8, 1.5 + 1.1 * len(scores)), 3.4)) as (_, axes):
+    with figure(path, figsize=(max(4.8, 2.2 + 1.1 * len(scores)), 3.4)) as (_, axes):
         for k, kind in enumerate(kinds):
             here = [(i, rows[kind]) for i, rows in enumerate(scores.values()) if kind in rows]
             at = [i + (k - (len(kinds) - 1) / 2) * size for i, _ in here]
@@ -83,8 +84,8 @@ def returns_by_objective(
             axes.bar(at, means, 0.92 * size, yerr=widths, color=colour, capsize=3, label=kind)
         if teacher is not None:
             axes.axhline(teacher, color="black", lw=1.2, ls="--", label="teacher")
-        axes.set_xticks(range(len(scores)), list(scores))
-        axes.set(ylabel=f"{unit}, 95 % interval", title=title)
+        axes.set_xticks(range(len(scores)), [fill(name, 12) for name in scores])
+        axes.set(ylabel=unit, title=f"{title}, 95 % intervals")
         axes.grid(axis="x", visible=False)
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return path
