@@ -88,7 +88,7 @@ class DistillConfig:
     teacher_batch: int = 256  # transitions a gradient step
     discount: float = 0.99  # γ
     actor_lr: float = 3e-5  # Cal-QL: learning rate of the actor
-    critic_lr: float = 3e-4  # learning rate of the critics, and of filtered_bc
+    critic_lr: float = 3e-4  # Cal-QL: learning rate of the critics
     target_rate: float = 5e-3  # τ of the target critics
     cql_alpha: float = 10.0  # Cal-QL: weight of the conservative term
     cql_n_actions: int = 10  # Cal-QL: actions sampled a state
@@ -134,6 +134,9 @@ class DistillConfig:
 
     # Engine
     precision: str = "auto"  # "float32" | "bfloat16" (hidden layers) | "float64"; "auto" knows the processor
+    memory_share: float = (
+        0.25  # of the machine's memory; a dataset whose arrays take more is mapped from TMPDIR
+    )
     memory_budget_gb: float = 8.0  # activations of the window; more inner steps are recomputed
 
     def __post_init__(self) -> None:
@@ -152,6 +155,11 @@ class DistillConfig:
             _at_least(name, getattr(self, name), 1)
         for name in "actor_lr critic_lr q_temperature outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb".split():
             _positive(name, getattr(self, name))
+        if not 0 <= self.memory_share <= 1:
+            raise ConfigError(
+                f"memory_share={self.memory_share} is a share of the machine's memory: give a number between 0 (map "
+                "every dataset) and 1."
+            )
         for name in ("cql_alpha", "discrete_cql_alpha"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(

@@ -21,14 +21,20 @@ import torch
 from minari_distill import __version__
 from minari_distill.config import DistillConfig, make_config
 from minari_distill.devices import resolve_device, resolve_precision
-from minari_distill.errors import DatasetError, TeacherError
+from minari_distill.errors import DatasetError
 from minari_distill.initializers import initial_indices
-from minari_distill.objectives import Labels, find_objective
+from minari_distill.labelling import label
+from minari_distill.objectives import find_objective
 from minari_distill.outer import OuterLoop, Problem
 from minari_distill.progress import Progress, Report, duration, to_stderr
 from minari_distill.runs import Run
 from minari_distill.synset import Synset
-from minari_distill.teachers import Teacher, check_actions, estimate_seconds, learn_teacher, load_teacher
+from minari_distill.teachers import (
+    Teacher,
+    estimate_seconds,
+    learn_teacher,
+    load_teacher,
+)
 from minari_distill.team import Team
 from minari_distill.transitions import Transitions, load_transitions
 from minari_distill.units import Units
@@ -85,7 +91,9 @@ def distill(
     given = None if teacher is None else load_teacher(teacher)
     if given is not None and objective.needs_q:
         given.check_has_q(settings.objective)
-    transitions = load_transitions(dataset, drop=drop, dtype=dtype, on_message=say)
+    transitions = load_transitions(
+        dataset, drop=drop, dtype=dtype, memory_share=settings.memory_share, on_message=say
+    )
     settings = _fit_to(settings, transitions)
     with Run.open(run_dir, settings, transitions.source, resume=resume, drop=drop, dtype=dtype) as run:
         given = given or run.teacher()
@@ -147,49 +155,38 @@ def pose(
     transitions: Transitions, teacher: Teacher | None, config: DistillConfig
 ) -> tuple[Units, Problem, torch.Tensor, torch.Tensor]:
     """The problem in normalised numbers, and the initial pairs S (n_syn, obs_dim), A (n_syn, act_dim)."""
-    codec = transitions.action_codec
-    units = transitions.units()
-    precise = torch.as_tensor(transitions.observations)  # float64 where asked: normalise before rounding
-    raw = precise.float()
-    act = torch.as_tensor(transitions.actions).float()
-    x = units.normalise(precise).to(torch.float64 if config.precision == "float64" else torch.float32)
-    objective = find_objective(config.objective)
-    labels = Labels(units.scale(act), obs=x)
-    if teacher is not None:
-        teacher.check_fits(transitions.obs_dim, transitions.act_dim)
-        device = resolve_device(config.device)
-        greedy = teacher.policy(raw.to(device))
-        value = teacher.q(raw.to(device), greedy).cpu() if objective.needs_q else None
-        for name, numbers in (("actions", greedy), ("values q", value)):
-            if numbers is not None and not bool(torch.isfinite(numbers).all()):
-                raise TeacherError(
-                    f"The teacher's {name} hold NaN or infinite numbers at states of the dataset: it diverged, or is "
-                    "of another dataset. Learn it again with lower learning rates, or give another."
-                )
-        check_actions(greedy.cpu().numpy(), codec)
-        labels = Labels(labels.act, units.scale(greedy.cpu()), value, x)
-    target, weight = objective(labels, config)
+    units, room = transitions.units(), transitions.room
+    labels = label(transitions, units, teacher, config)
+    assert labels.obs is not None
+    target, weight = find_objective(config.objective)(labels, config)
 
     generator = torch.Generator().manual_seed(config.seed)
-    held = torch.as_tensor(_held_out(transitions, config, generator))
+    held = _held_out(transitions, config, generator)
     low, high = (
         torch.as_tensor((b - transitions.observation_mean) / transitions.observation_std).float()
         for b in (transitions.observation_codec.low, transitions.observation_codec.high)
     )
+
+    def taken(array: torch.Tensor, which: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(room.taken(array.numpy(), which))
+
+    discrete = transitions.action_codec.is_discrete
     problem = Problem(
-        x[~held],
-        target[~held],
-        weight[~held],
-        x[held],
-        target[held],
-        weight[held],
+        taken(labels.obs, ~held),
+        taken(target, ~held),
+        taken(weight, ~held),
+        taken(labels.obs, held),
+        taken(target, held),
+        taken(weight, held),
         low,
         high,
-        codec.is_discrete,
+        discrete,
     )
     chosen = initial_indices(config.initializer, problem.obs, config.n_syn, generator)
-    A = labels.act[~held][chosen] if config.initializer == "random" else problem.target[chosen]
-    return units, problem, problem.obs[chosen].clone(), A if codec.is_discrete else A.clamp(-1, 1)
+    A = problem.target[chosen]
+    if config.initializer == "random":
+        A = labels.act[np.flatnonzero(~held)[chosen]]
+    return units, problem, problem.obs[chosen].clone(), A if discrete else A.clamp(-1, 1)
 
 
 def how_long(transitions: Transitions, config: DistillConfig, *, learning: bool) -> str:

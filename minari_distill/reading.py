@@ -21,6 +21,7 @@ from minari.dataset.minari_storage import is_image_space
 
 from minari_distill.errors import DatasetError
 from minari_distill.locate import Located
+from minari_distill.room import Room
 from minari_distill.spaces import Part, SpaceCodec
 
 
@@ -74,7 +75,7 @@ def read_episodes(
 
 
 class TransitionArrays:
-    """Arrays of transitions that fill up episode by episode.
+    """Arrays of transitions that fill up episode by episode, in memory or mapped, as `room` has it.
 
     Attributes:
         observations, next_observations: (capacity, obs_dim).
@@ -85,15 +86,21 @@ class TransitionArrays:
         short, lost: Episodes that had T observations, and transitions that were dropped for it.
     """
 
-    def __init__(self, capacity: int, obs_dim: int, act_dim: int, dtype: np.dtype):
-        self.observations = np.empty((capacity, obs_dim), dtype)
-        self.next_observations = np.empty((capacity, obs_dim), dtype)
-        self.actions = np.empty((capacity, act_dim), dtype)
-        self.rewards = np.empty(capacity, dtype)
-        self.terminations = np.empty(capacity, bool)
-        self.truncations = np.empty(capacity, bool)
+    def __init__(self, capacity: int, obs_dim: int, act_dim: int, dtype: np.dtype, room: Room):
+        self.room = room
+        self.observations = room.empty((capacity, obs_dim), dtype)
+        self.next_observations = room.empty((capacity, obs_dim), dtype)
+        self.actions = room.empty((capacity, act_dim), dtype)
+        self.rewards = room.empty((capacity,), dtype)
+        self.terminations = room.empty((capacity,), bool)
+        self.truncations = room.empty((capacity,), bool)
         self.starts: list[int] = []
         self.n = self.short = self.lost = 0
+
+    @staticmethod
+    def size(capacity: int, obs_dim: int, act_dim: int, dtype: np.dtype) -> int:
+        """Bytes that the arrays take."""
+        return capacity * ((2 * obs_dim + act_dim + 1) * dtype.itemsize + 2)
 
     def append(self, episode: Episode) -> None:
         """Add one episode.
@@ -146,7 +153,7 @@ class TransitionArrays:
         size = max(least, len(self.rewards) * 3 // 2)
         for name in FIELDS:
             old = getattr(self, name)
-            new = np.empty((size, *old.shape[1:]), old.dtype)
+            new = self.room.empty((size, *old.shape[1:]), old.dtype)
             new[: self.n] = old[: self.n]
             setattr(self, name, new)
 

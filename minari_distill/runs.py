@@ -30,6 +30,7 @@ from minari_distill.teachers import Teacher, load_teacher, save_teacher
 from minari_distill.team import Team
 from minari_distill.transitions import Source
 
+_FREE = ("memory_share",)  # settings that change no number: another machine may need another one
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -210,6 +211,8 @@ class Run:
                 "Resume it with that dataset, or give another run_dir."
             )
         for name, value in before["config"].items():
+            if name in _FREE:
+                continue
             if now["config"].get(name) != value:
                 raise ConfigError(
                     f"'{self.folder}' holds a run with {name}={value!r}, not {now['config'].get(name)!r}. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import numpy as np
 from minari_distill.errors import DatasetError
 from minari_distill.locate import EMBEDDED_ID, Located, Say, embedded_dataset, locate
 from minari_distill.reading import FIELDS, TransitionArrays, read_episodes
+from minari_distill.room import BLOCK, Room, blocks, machine_memory
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec, first_difference
 from minari_distill.units import Units
@@ -97,6 +99,11 @@ class Transitions:
         """E."""
         return len(self.episode_starts)
 
+    @property
+    def room(self) -> Room:
+        """Where arrays of N rows belong: in memory, or mapped as these are."""
+        return Room.of(self.observations)
+
     @cached_property
     def episode_lengths(self) -> np.ndarray:
         """Transitions of each episode, (E,)."""
@@ -120,10 +127,9 @@ class Transitions:
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         obs, n = self.observations, len(self)
-        mean = obs.mean(0, dtype=np.float64)
+        mean = np.asarray(obs.mean(0, dtype=np.float64))
         # In blocks: np.std in double precision would hold the whole dataset once more.
-        blocks = (obs[i : i + 65536] for i in range(0, n, 65536))
-        return mean, np.sqrt(sum(np.square(block - mean).sum(0) for block in blocks) / n)
+        return mean, np.sqrt(sum(np.square(obs[rows] - mean).sum(0) for rows in blocks(n)) / n)
 
     def returns_to_go(self, discount: float) -> np.ndarray:
         """G_t = Σ_k discount^k r_{t+k} to the end of the episode, (N,); a truncated episode ends there too."""
@@ -159,9 +165,10 @@ class Transitions:
         lengths = self.episode_lengths[chosen]
         starts = np.cumsum(lengths) - lengths
         index = np.repeat(self.episode_starts[chosen] - starts, lengths) + np.arange(lengths.sum())
+        arrays: dict[str, Any] = {name: self.room.taken(getattr(self, name), index) for name in FIELDS}
         return dataclasses.replace(
             self,
-            **{name: getattr(self, name)[index] for name in FIELDS},
+            **arrays,
             episode_starts=starts,
             source=dataclasses.replace(self.source, total_steps=len(index), total_episodes=len(chosen)),
         )
@@ -173,8 +180,8 @@ class Transitions:
 
     def _check_finite(self, name: str) -> None:
         array = getattr(self, name)
-        for start in range(0, len(array), 65536):
-            block = array[start : start + 65536]
+        for start in range(0, len(array), BLOCK):
+            block = array[start : start + BLOCK]
             if np.isfinite(block).all():
                 continue
             row = start + int(np.argwhere(~np.isfinite(block))[0][0])
@@ -191,6 +198,7 @@ def load_transitions(
     *,
     drop: Sequence[str] = (),
     dtype: str = "float32",
+    memory_share: float = 0.25,
     on_message: Say | None = None,
 ) -> Transitions:
     """The transitions of a Minari dataset, or of several whose spaces agree.
@@ -205,6 +213,8 @@ def load_transitions(
             package carries; or a list of these.
         drop: Names of observation parts to leave out, for instance ["mission"].
         dtype: "float32", or "float64" to keep what a float64 dataset holds.
+        memory_share: Arrays of more than this share of the machine's memory are mapped from a temporary file,
+            in the folder that TMPDIR names.
         on_message: Receives a sentence for each thing worth knowing: a download, repaired episodes.
 
     Raises:
@@ -225,7 +235,9 @@ def load_transitions(
     observation_codec = _codec(parts, observation_space, "observations", drop, dtype, steps)
     action_codec = _codec(parts, action_space, "actions", (), dtype, steps)
 
-    arrays = TransitionArrays(steps, observation_codec.dim, action_codec.dim, np.dtype(dtype))
+    sizes = (steps, observation_codec.dim, action_codec.dim, np.dtype(dtype))
+    room = _room(TransitionArrays.size(*sizes), memory_share, say)
+    arrays = TransitionArrays(*sizes, room)
     sources = []
     for part in parts:
         before, episodes_before = arrays.n, len(arrays.starts)
@@ -245,6 +257,17 @@ def load_transitions(
     return Transitions(
         **arrays.filled(), observation_codec=observation_codec, action_codec=action_codec, source=source
     )
+
+
+def _room(size: int, memory_share: float, say: Say) -> Room:
+    memory = machine_memory()
+    room = Room(mapped=size > memory_share * memory)
+    if room.mapped:
+        say(
+            f"The dataset's arrays take {size / 1e9:.3g} GB, more than {memory_share:.3g} of this machine's "
+            f"{memory / 1e9:.3g} GB (memory_share): they are mapped from a file in '{tempfile.gettempdir()}'."
+        )
+    return room
 
 
 def _append_dataset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -48,20 +49,22 @@ def discrete(obs, actions, rewards, next_obs, terminations, starts, n_actions: i
 
 
 def by_autograd(trainer: DiscreteCalQL, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(1) to (3) as they are written, one state and one action at a time: loss (mean of the critics), ∂(their sum)/∂φ."""
+    """(1) to (4) as they are written, one state and one action at a time: loss (mean of the critics), ∂(their sum)/∂φ."""
     c, arch = trainer.config, trainer.critic_arch
     online = trainer.critics[:2].clone().requires_grad_()
     obs, action, reward, discount, bound, next_obs = batch.split(
         (trainer.obs_dim, 1, 1, 1, 1, trainer.obs_dim), 1
     )
     losses = []
-    q, next_q = forward(online, obs, arch), forward(online, next_obs, arch)
+    q, next_q = forward(online, obs, arch), forward(online, next_obs, arch).detach()
     target_q = forward(trainer.critics[2:], next_obs, arch)
     for i in range(2):
         for j in range(len(batch)):
             a = int(action[j])
-            best = max(range(arch.act_dim), key=lambda b, j=j: next_q[:, j, b].min().item())
-            y = reward[j, 0] + discount[j, 0] * target_q[:, j, best].min()
+            lowest = [next_q[:, j, b].min() for b in range(arch.act_dim)]
+            total = sum(math.exp(q / c.q_temperature) for q in lowest)
+            policy = [math.exp(q / c.q_temperature) / total for q in lowest]
+            y = reward[j, 0] + discount[j, 0] * sum(p * target_q[:, j, b].min() for b, p in enumerate(policy))
             soft_max = c.q_temperature * torch.log(
                 sum(
                     torch.exp(torch.clamp(q[i, j, b], min=float(bound[j])) / c.q_temperature)
@@ -76,7 +79,7 @@ def by_autograd(trainer: DiscreteCalQL, batch: torch.Tensor) -> tuple[torch.Tens
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_the_gradient_is_autograd_s(temperature):
-    """(5), in double precision, where some actions are calibrated and some are not, and episodes end both ways."""
+    """(6), in double precision, where some actions are calibrated and some are not, and episodes end both ways."""
     trainer = DiscreteCalQL(
         point_mass(discrete=True, ends=True),
         settings(q_temperature=temperature, discrete_cql_alpha=2.5, critic_lr=1e-2, discount=0.8),
@@ -95,7 +98,7 @@ def test_the_gradient_is_autograd_s(temperature):
 
 
 def test_targets_follow_at_their_rate():
-    """(4): φ̄ ← (1 − ρ) φ̄ + ρ φ, after the step."""
+    """(5): φ̄ ← (1 − ρ) φ̄ + ρ φ, after the step."""
     trainer = DiscreteCalQL(point_mass(discrete=True), settings(target_rate=0.25), CPU)
     before = trainer.critics[2:].clone()
     trainer.advance(1)
@@ -190,14 +193,26 @@ def chain(length: int = 5) -> Transitions:
 
 
 def test_values_of_a_chain_are_the_optimal_ones():
-    """Q*(s, right) = γ^(3−s), Q*(s, left) = γ·V*(max(s − 1, 0)); stitched from single steps at α_cql = 0."""
-    trainer = learn(chain(), 700, discrete_cql_alpha=0.0, discount=0.9, target_rate=0.1)
+    """Q*(s, right) = γ^(3−s), Q*(s, left) = γ·V*(max(s − 1, 0)); stitched from single steps at α_cql = 0, τ ≈ 0."""
+    trainer = learn(chain(), 700, discrete_cql_alpha=0.0, q_temperature=1e-3, discount=0.9, target_rate=0.1)
     teacher = trainer.teacher()
     states = torch.eye(5, dtype=torch.float64)[:4]
     right = 0.9 ** np.arange(3, -1, -1.0)
     left = 0.9 * right[[0, 0, 1, 2]]
     q = teacher.q_scale * teacher.values(states)
     np.testing.assert_allclose(q.numpy(), np.stack([left, right], 1), atol=0.02)
+
+
+def test_values_of_a_chain_are_those_of_the_soft_policy():
+    """At τ = 1 and α_cql = 0, Q solves Q(s, a) = r + γ Σ_b π(b|s') Q(s', b), π = softmax(Q); by iteration to its end."""
+    trainer = learn(chain(), 700, discrete_cql_alpha=0.0, discount=0.9, target_rate=0.1)
+    q, scale = np.zeros((4, 2)), trainer.q_scale
+    for _ in range(300):
+        p = np.exp(q / scale) / np.exp(q / scale).sum(1, keepdims=True)
+        v = np.append((p * q).sum(1), 0.0)
+        q = np.array([[0.9 * v[max(s - 1, 0)], 0.9 * v[s + 1] + (s == 3)] for s in range(4)])
+    learnt = scale * trainer.teacher().values(torch.eye(5, dtype=torch.float64)[:4])
+    np.testing.assert_allclose(learnt.numpy(), q, atol=0.02)
 
 
 def test_the_conservative_policy_of_a_chain_is_optimal_too():

@@ -19,6 +19,7 @@ episode ended by itself, not at a time limit. The entropy term is left out of y 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -49,7 +50,7 @@ class CalQL(SteppingTrainer):
                 "This Cal-QL learns continuous actions; these are discrete: DiscreteCalQL learns them."
             )
         self.obs_dim, self.act_dim = transitions.obs_dim, transitions.act_dim
-        self.table = self._table(transitions)
+        self.table = self.tabulate(transitions, self._columns(transitions))
 
         fresh = partial(initialize, generator=self.generator, dtype=self.dtype)
         self.actor_arch = Architecture(self.obs_dim, 2 * self.act_dim, (256, 256, 256), "linear")
@@ -78,21 +79,21 @@ class CalQL(SteppingTrainer):
             config.cql_alpha,
         )
 
-    def _table(self, transitions: Transitions) -> Tensor:
-        """One row a transition, x | u | r | γ(1 − d) | G | x', so that a batch is one gather."""
-        t = transitions
-        obs, next_obs = (
-            self.units.normalise(torch.as_tensor(o)) for o in (t.observations, t.next_observations)
-        )
-        columns = [
-            obs,
-            self.units.scale(torch.as_tensor(t.actions)),
-            torch.as_tensor(t.rewards)[:, None],
-            self.config.discount * (1 - torch.as_tensor(t.terminations)[:, None].float()),
-            torch.as_tensor(t.returns_to_go(self.config.discount))[:, None],
-            next_obs,
-        ]
-        return self.on_device(torch.cat(columns, 1))
+    def _columns(self, transitions: Transitions) -> Callable[[slice], list[Tensor]]:
+        """x | u | r | γ(1 − d) | G | x' of some transitions, so that a batch is one gather."""
+        t, returns = transitions, torch.as_tensor(transitions.returns_to_go(self.config.discount))
+
+        def columns(rows: slice) -> list[Tensor]:
+            return [
+                self.units.normalise(torch.as_tensor(t.observations[rows])),
+                self.units.scale(torch.as_tensor(t.actions[rows])),
+                torch.as_tensor(t.rewards[rows])[:, None],
+                self.config.discount * (1 - torch.as_tensor(t.terminations[rows])[:, None].float()),
+                returns[rows, None],
+                self.units.normalise(torch.as_tensor(t.next_observations[rows])),
+            ]
+
+        return columns
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and moments."""

@@ -1,26 +1,31 @@
 """Cal-QL for discrete actions: every sum over actions is exact, and no actor is needed.
 
-Double Q-learning, offline (van Hasselt et al., 2016, arXiv 1509.06461): two critics s → Q(s, ·) that are pushed
-down by a soft maximum over all actions and up on the data's (CQL(H); Kumar et al., 2020, arXiv 2006.04779,
-equation 4), though never below the behaviour's own return (Nakamoto et al., 2023, arXiv 2303.05479, equation
-5.1). On a batch of B transitions (s, a, r, s', d), states normalised, with G the discounted return to go; r and G
-are divided by G's standard deviation, so that the settings mean the same whatever the scale of the rewards:
+Two critics s → Q(s, ·) of the policy that they themselves define, pushed down by a soft maximum over all actions and
+up on the data's (CQL(H); Kumar et al., 2020, arXiv 2006.04779, equation 4), though never below the behaviour's own
+return (Nakamoto et al., 2023, arXiv 2303.05479, equation 5.1). On a batch of B transitions (s, a, r, s', d), states
+normalised, with G the discounted return to go; r and G are divided by G's standard deviation, so that the settings
+mean the same whatever the scale of the rewards:
 
-    y      = r + γ (1 − d) min_i Q̄_i(s', a'),         a' = argmax_b min_i Q_i(s', b)                    (1)
-    v_ib   = max(Q_i(s, b), G)                                                                           (2)
-    loss_i = E [ (Q_i(s, a) − y)² + α_cql (τ log Σ_b exp(v_ib / τ) − Q_i(s, a)) ]                        (3)
-    Q̄_i   ← (1 − ρ) Q̄_i + ρ Q_i                                   (parameters; ρ is `target_rate`)     (4)
+    π      = softmax(min_i Q_i / τ)                                                                      (1)
+    y      = r + γ (1 − d) Σ_b π(b|s') min_i Q̄_i(s', b)                                                  (2)
+    v_ib   = max(Q_i(s, b), G)                                                                           (3)
+    loss_i = E [ (Q_i(s, a) − y)² + α_cql (τ log Σ_b exp(v_ib / τ) − Q_i(s, a)) ]                        (4)
+    Q̄_i   ← (1 − ρ) Q̄_i + ρ Q_i                                   (parameters; ρ is `target_rate`)     (5)
 
 With p_i = softmax(v_i / τ), what goes down the networks is
 
-    ∂loss_i/∂Q_i(s, b) = ( [b = a] (2 (Q_i(s, a) − y) − α_cql) + α_cql p_ib [Q_i(s, b) > G] ) / B         (5)
+    ∂loss_i/∂Q_i(s, b) = ( [b = a] (2 (Q_i(s, a) − y) − α_cql) + α_cql p_ib [Q_i(s, b) > G] ) / B         (6)
 
-The teacher is π* = softmax(min_i Q_i / τ): of all policies the one at which the soft maximum,
-max_π E_π[Q] + τ H(π) = τ log Σ exp(Q / τ), is attained. As α_cql grows it becomes the behaviour's own policy; at
-α_cql = 0 this is plain double Q-learning. d is 1 only where the episode ended by itself, not at a time limit.
+π is the teacher: of all policies the one at which the soft maximum, max_π E_π[Q] + τ H(π) = τ log Σ exp(Q / τ), is
+attained. It is also the one whose values (2) asks for: E_π[Q] then errs on the low side (theorem 3.2 of CQL), where
+max_b Q would be too high by what the data's actions were pushed up. As α_cql grows, π becomes the behaviour's own
+policy; at α_cql = 0 and τ → 0 this is plain Q-learning. d is 1 only where the episode ended by itself, not at a
+time limit. There is no entropy in y (no entropy backup), as in `cal_ql`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -50,7 +55,9 @@ class DiscreteCalQL(SteppingTrainer):
         if not self.units.discrete:
             raise TeacherError("Discrete Cal-QL learns a choice among actions; these actions are continuous.")
         self.obs_dim, self.n_actions = transitions.obs_dim, transitions.act_dim
-        self.table, self.q_scale = self._table(transitions)
+        returns = torch.as_tensor(transitions.returns_to_go(config.discount))
+        self.q_scale = float(returns.double().std(correction=0)) or 1.0
+        self.table = self.tabulate(transitions, self._columns(transitions, returns))
 
         self.critic_arch = Architecture(self.obs_dim, self.n_actions, (256, 256), "linear")
         fresh = initialize(self.critic_arch, _N_CRITICS, generator=self.generator, dtype=self.dtype)
@@ -60,20 +67,20 @@ class DiscreteCalQL(SteppingTrainer):
         self.adam = Adam([online], [config.critic_lr])
         self._grad = Layers.of(self.adam.gradients[0], self.critic_arch)
 
-    def _table(self, transitions: Transitions) -> tuple[Tensor, float]:
-        """One row a transition, x | index of a | r | γ(1 − d) | G | x', so that a batch is one gather; and G's std."""
-        t = transitions
-        returns = torch.as_tensor(t.returns_to_go(self.config.discount))
-        scale = float(returns.double().std(correction=0)) or 1.0
-        columns = [
-            self.units.normalise(torch.as_tensor(t.observations)),
-            torch.as_tensor(t.actions).argmax(1, keepdim=True),
-            torch.as_tensor(t.rewards)[:, None] / scale,
-            self.config.discount * (1 - torch.as_tensor(t.terminations)[:, None].float()),
-            returns[:, None] / scale,
-            self.units.normalise(torch.as_tensor(t.next_observations)),
-        ]
-        return self.on_device(torch.cat(columns, 1)), scale
+    def _columns(self, t: Transitions, returns: Tensor) -> Callable[[slice], list[Tensor]]:
+        """x | index of a | r | γ(1 − d) | G | x' of some transitions, so that a batch is one gather."""
+
+        def columns(rows: slice) -> list[Tensor]:
+            return [
+                self.units.normalise(torch.as_tensor(t.observations[rows])),
+                torch.as_tensor(t.actions[rows]).argmax(1, keepdim=True),
+                torch.as_tensor(t.rewards[rows])[:, None] / self.q_scale,
+                self.config.discount * (1 - torch.as_tensor(t.terminations[rows])[:, None].float()),
+                returns[rows, None] / self.q_scale,
+                self.units.normalise(torch.as_tensor(t.next_observations[rows])),
+            ]
+
+        return columns
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and moments."""
@@ -86,7 +93,7 @@ class DiscreteCalQL(SteppingTrainer):
 
     @torch.no_grad()
     def update(self, batch: Tensor) -> None:
-        """One gradient step (1) to (4) on `batch` (B, ·), rows of `table`."""
+        """One gradient step (1) to (5) on `batch` (B, ·), rows of `table`."""
         obs, action, reward, discount, bound, next_obs = batch.split(
             (self.obs_dim, 1, 1, 1, 1, self.obs_dim), 1
         )
@@ -98,12 +105,12 @@ class DiscreteCalQL(SteppingTrainer):
         hs = activations(self._online, x)
         q, q_next = hs[-1][:, :B], hs[-1][:, B:]  # (C, B, n_actions)
 
-        # (1)
-        best = q_next.amin(0).argmax(1, keepdim=True)  # (B, 1)
+        # (1), (2)
+        policy = (q_next.amin(0) / config.q_temperature).softmax(1)  # (B, n_actions)
         of_targets = activations(self._targets, x[:, B:])[-1].amin(0)  # (B, n_actions)
-        y = reward + discount * of_targets.gather(1, best)  # (B, 1)
+        y = reward + discount * (policy * of_targets).sum(1, keepdim=True)  # (B, 1)
 
-        # (2), (3), (5)
+        # (3), (4), (6)
         v = torch.maximum(q, bound) / config.q_temperature
         log_sum = v.logsumexp(-1, keepdim=True)
         q_data = q.gather(2, chosen)
@@ -114,7 +121,7 @@ class DiscreteCalQL(SteppingTrainer):
         backward(self._online, x[:, :B], [h[:, :B] for h in hs], to_q / B, self._grad)
         self.adam.step()
 
-        # (4)
+        # (5)
         self._targets.flat.lerp_(self._online.flat, config.target_rate)
 
     def teacher(self) -> QTeacher:

@@ -42,9 +42,11 @@ class FilteredBC(Trainer):
 
     def __init__(self, transitions: Transitions, config: DistillConfig, device: torch.device) -> None:
         super().__init__(transitions, config, device)
-        self.obs = self.units.to("cpu").normalise(torch.as_tensor(transitions.observations))
-        self.obs = self.on_device(self.obs)
-        self.action = self.on_device(self.units.scale(torch.as_tensor(transitions.actions)))
+        t = transitions
+        self.obs = self.tabulate(
+            t, lambda rows: [self.units.normalise(torch.as_tensor(t.observations[rows]))]
+        )
+        self.action = self.tabulate(t, lambda rows: [self.units.scale(torch.as_tensor(t.actions[rows]))])
         self.best = torch.as_tensor(best_transitions(transitions, config.top_fraction), device=device)
         returns = transitions.returns_to_go(config.discount)
         self.q_shift, self.q_scale = float(returns.mean()), float(returns.std()) or 1.0

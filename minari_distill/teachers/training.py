@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -90,6 +91,18 @@ class Trainer(ABC):
             "discount": self.config.discount,
             "versions": {"minari_distill": __version__, "torch": torch.__version__},
         }
+
+    def tabulate(self, transitions: Transitions, columns: Callable[[slice], list[Tensor]]) -> Tensor:
+        """A row a transition, from `columns(rows)` side by side; a mapped dataset's is mapped (a GPU holds it whole)."""
+        wide = "float64" if self.dtype == torch.float64 else "float32"
+        width = sum(c.shape[1] for c in columns(slice(0, 1)))
+        table = transitions.room.filled(
+            len(transitions),
+            (width,),
+            wide,
+            lambda rows: torch.cat([c.to(self.dtype) for c in columns(rows)], 1),
+        )
+        return torch.from_numpy(table).to(self.device)
 
     def on_device(self, array: Any) -> Tensor:
         """A NumPy array or a tensor as numbers of this training."""
