@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -171,7 +172,7 @@ def evaluate(
         env_id = envs[0][0].spec.id if envs[0][0].spec else "unknown"
     finally:
         for env in (e for row in envs for e in row):
-            env.close()
+            close_environment(env)
     return Evaluation(
         returns,
         lengths,
@@ -219,6 +220,13 @@ def make_environment(source: Source, **kwargs: Any) -> gymnasium.Env:
             f"The environment of {name} cannot be made ({type(error).__name__}: {error}).{needs} Install what "
             "it names and evaluate again; the synset itself is not affected."
         ) from error
+
+
+def close_environment(env: gymnasium.Env) -> None:
+    """Close it, and remove the model file that each maze of Gymnasium-Robotics leaves in the temporary folder."""
+    env.close()
+    if model := getattr(env.unwrapped, "tmp_xml_file_path", None):
+        Path(model).unlink(missing_ok=True)
 
 
 @contextmanager

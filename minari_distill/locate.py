@@ -18,8 +18,10 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from minari_distill.errors import DatasetError, did_you_mean
+from minari_distill.reach import why_unreachable
 
 EMBEDDED_ID = "demo/hopper-medium-replay-v0"
+"""The dataset that the package carries."""
 MINARI_ID = re.compile(r"(?:[-\w]{2,}/)*[-\w]+-v\d+", re.ASCII)
 """(namespace/)*name-v<int>: what both Minari's and the Hub's grammars allow."""
 
@@ -133,6 +135,11 @@ def local_ids() -> list[str]:
 
 
 def _download(dataset_id: str, on_message: Say | None) -> Path:
+    if trouble := why_unreachable():
+        raise DatasetError(
+            f"Dataset '{dataset_id}' not found on this machine, nor can it be downloaded: {trouble}."
+            f"{did_you_mean(dataset_id, local_ids())} Connect and download it with: minari download {dataset_id}"
+        )
     if on_message:
         on_message(f"Dataset '{dataset_id}' is not on this machine: downloading it with Minari …")
     try:

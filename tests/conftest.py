@@ -33,6 +33,7 @@ def minari_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise ConnectionError("the tests use no network")
 
     monkeypatch.setattr(minari, "download_dataset", refuse)
+    monkeypatch.setattr("minari_distill.locate.why_unreachable", lambda: None)
     return store
 
 

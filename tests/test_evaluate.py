@@ -10,7 +10,14 @@ import torch
 
 import minari_distill as md
 from minari_distill.errors import EnvironmentUnavailable
-from minari_distill.evaluate import Evaluation, Score, TeacherPolicy, evaluate, make_environment
+from minari_distill.evaluate import (
+    Evaluation,
+    Score,
+    TeacherPolicy,
+    close_environment,
+    evaluate,
+    make_environment,
+)
 from minari_distill.transitions import EMBEDDED_ID
 
 
@@ -98,3 +105,13 @@ def test_making_a_walker_prints_nothing(data, capfd):
     make_environment(walker).close()
     assert capfd.readouterr().err == ""
     assert mujoco.get_mju_user_warning() == before
+
+
+def test_a_maze_s_model_file_goes_with_its_environment(tmp_path):
+    """Gymnasium-Robotics writes one for every maze made, and leaves it."""
+    env = gymnasium.make("CartPole-v1")
+    env.unwrapped.tmp_xml_file_path = str(tmp_path / "ant_maze1.xml")
+    (tmp_path / "ant_maze1.xml").write_text("<mujoco/>")
+    close_environment(env)
+    close_environment(env)  # once gone, gone
+    assert not list(tmp_path.iterdir())
