@@ -1,34 +1,131 @@
-"""Documentation is code: every Python block of README and docs runs, page by page, every link leads somewhere."""
+"""Documentation is code: Python blocks run and print what the page says, commands parse, links lead somewhere."""
 
+import dataclasses
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
+import typer
+
+import minari_distill as md
+from minari_distill.cli import app
+from tools.docs_hooks import (
+    OTHER_MODULES,
+    public_names,
+    settings_tables,
+    to_mathml,
+    undocumented,
+    written,
+)
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+API = ROOT / "docs" / "api"
+
+# A Python block, and the text block right below it, which is what it prints.
+BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.M | re.S)
 
 
-def blocks(page: Path) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text())
 
 
 NEEDS_A_HUB = ("hub.md",)  # run by test_hub.py
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if blocks(p) and p.name not in NEEDS_A_HUB], ids=lambda p: p.name
-)
-def test_python_blocks_run(page, tmp_path, monkeypatch):
-    """In order, in one namespace, in an empty folder."""
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name not in NEEDS_A_HUB], ids=name_of)
+def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
+    """In order, in one namespace, in an empty folder; what stands below a block is what it prints."""
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in blocks(page):
+    names: dict = {"__name__": "__main__"}
+    for block, printed in blocks(page):
+        capsys.readouterr()
         exec(compile(block, str(page), "exec"), names)
+        if printed:
+            assert capsys.readouterr().out == printed
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_to_files(page):
     """Relative links and pictures exist."""
     for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Command lines of the page's shell blocks, as words; a backslash at the end goes on in the next line."""
+    shell = "\n".join(re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", page.read_text(), re.M | re.S))
+    lines = shell.replace("\\\n", " ").splitlines()
+    return [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=name_of)
+def test_commands_exist(page):
+    """Every `minari-distill` line parses with its options, every `python -m benchmarks.…` names a module."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    for words in commands(page):
+        if words[0] == "torchrun":
+            words = ["minari-distill", *words[words.index("minari_distill") + 1 :]]
+        if words[0] == "minari-distill":
+            name, *arguments = words[1:]
+            group.commands[name].make_context(name, arguments)
+        elif words[:2] == ["python", "-m"]:
+            assert importlib.util.find_spec(words[2]), words
+
+
+def test_every_public_name_is_in_the_api_pages():
+    """Names of `__all__` stand in the first page's table; every module is on a page, named or among the others;
+    the build itself then fails where one of its names has no docstring."""
+    table = set(re.findall(r"^\| \[`md\.(\w+)`\]", (API / "index.md").read_text(), re.M))
+    assert table == set(md.__all__)
+    assert [p.name for p in API.glob("*.md") if OTHER_MODULES in p.read_text()] == ["engine.md"]
+    modules = {name.rpartition(".")[0] for name in public_names()}
+    for asked in re.findall(r"^::: (\S+)", "\n".join(p.read_text() for p in API.glob("*.md")), re.M):
+        assert asked in modules or any(m.startswith(asked + ".") for m in modules), asked
+
+
+def test_a_missing_name_is_noticed(tmp_path):
+    """A page with one module covers that module alone, a package with its submodules if told so."""
+    (tmp_path / "page.md").write_text("::: minari_distill.outer\n")
+    assert "minari_distill.outer.OuterLoop" in written(tmp_path)
+    assert "minari_distill.students.Policy" in undocumented(written(tmp_path))
+    (tmp_path / "page.md").write_text("::: minari_distill.inner\n    options:\n      show_submodules: true\n")
+    assert "minari_distill.inner.loop.InnerLoop" in written(tmp_path)
+    (tmp_path / "page.md").write_text("::: minari_distill.inner\n")
+    assert "minari_distill.inner.loop.InnerLoop" not in written(tmp_path)
+
+
+def test_every_setting_is_in_the_table():
+    """A row for each field, with the presets' values; a field without a comment is refused."""
+    rows = {m[1]: m[2] for m in re.finditer(r"^\| `(\w+)` \|(.*)\|$", settings_tables("DistillConfig"), re.M)}
+    assert list(rows) == [field.name for field in dataclasses.fields(md.DistillConfig)]
+    assert rows["outer_steps"].split("|")[:3] == [" `900` ", " `600` ", " `50_000` "]
+
+
+def test_formulas_become_mathml():
+    """A fraction is a fraction; what the converter does not know is refused."""
+    pytest.importorskip("latex2mathml", reason="of the extra 'docs'")
+    page = '<div class="arithmatex">\\[\\frac{a}{b}\\]</div>'
+    assert "<mfrac><mrow><mi>a</mi></mrow><mrow><mi>b</mi></mrow></mfrac>" in to_mathml(page)
+    with pytest.raises(ValueError, match="aligned"):
+        to_mathml(page.replace("\\frac{a}{b}", "\\begin{aligned}a &= b\\end{aligned}"))
+
+
+def test_docstrings_become_markdown():
+    """Examples and columns are fenced, sections stay, several names of one meaning stay together."""
+    pytest.importorskip("griffe", reason="of the extra 'docs'")
+    from tools.docstrings import to_markdown
+
+    given = "Add π*.\n\n>>> 1 + 1  # doctest: +SKIP\n2\n\none    1\ntwo    2\n\nArgs:\n    a, b: Numbers."
+    assert to_markdown(given) == (
+        "Add π\\*.\n\n```pycon\n>>> 1 + 1\n2\n```\n\n```text\none    1\ntwo    2\n```\n\n"
+        "Args:\n    a,\u00a0b: Numbers."
+    )

@@ -29,7 +29,7 @@ def test_the_page_adds_an_objective_in_under_40_lines(tmp_path: Path) -> None:
     section = PAGE.read_text().split("## Adding an objective")[1]
     (program,) = re.findall(r"```python\n(.*?)```", section, re.S)
     assert len(program.splitlines()) < 40
-    names: dict = {}
+    names: dict = {"__name__": "__main__"}
     exec(compile(program, str(PAGE), "exec"), names)
     synset = names["synset"]
     assert synset.config.objective == "top_pbc" and synset.config.outer_steps == 2

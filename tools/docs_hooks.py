@@ -1,5 +1,6 @@
 """What MkDocs calls while it builds the site.
 
+Settings   The tables of settings are read from `config.py`: names, defaults, presets, and the comments beside them.
 Formulas   TeX between dollar signs becomes MathML, which browsers draw by themselves: no script, no fonts to fetch.
 Coverage   The build fails if a public name of the package has no place in the API pages.
 
@@ -21,6 +22,7 @@ COMMAND_LINE = {"__main__", "cli", "hub_cli", "terminal"}
 """Names of modules that hold commands and their printing: `minari-distill COMMAND --help` documents those."""
 
 OTHER_MODULES = "<!-- the modules that no other page names -->"
+SETTINGS = re.compile(r"^<!-- settings of (\w+) -->$", re.M)
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
 _anchors: set[str] = set()
@@ -95,6 +97,75 @@ def _home(module: str, name: str) -> str:
     return f"{module}.{name}"
 
 
+# ------------------------------------------------------------------------------------------- settings
+
+
+def settings_tables(class_name: str) -> str:
+    """A table for each group of a dataclass's fields; what stands beside a field in a comment is its meaning.
+
+    Raises:
+        ValueError: A field has no comment.
+    """
+    text = (PACKAGE / "config.py").read_text()
+    lines = text.splitlines()
+    tree = ast.parse(text)
+    (node,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
+    (presets,) = (
+        n.value
+        for n in tree.body
+        if isinstance(n, ast.AnnAssign) and getattr(n.target, "id", "") == "PRESETS" and n.value
+    )
+    changed = _preset_values(presets, text) if class_name == "DistillConfig" else {}
+    columns = [name for name in changed if name != "default"]
+    head = [*["setting", "default", *columns, "meaning"]]
+    rule = _row(head) + _row(["---"] * len(head))
+    out = rule
+    for field in node.body:
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name) or not field.value:
+            continue
+        group = _group_above(lines, node, field.lineno - 1)
+        if group:
+            out += f"\n**{group}**\n\n{rule}"
+        meaning = _comment(lines[field.lineno - 1 : field.end_lineno])
+        if not meaning:
+            raise ValueError(f"{class_name}.{field.target.id} has no comment beside it that says what it is")
+        name = field.target.id
+        cells = [_code(field.value, text), *(changed[column].get(name, "") for column in columns)]
+        out += _row([f"`{name}`", *cells, meaning])
+    return out
+
+
+def _preset_values(presets: ast.expr, text: str) -> dict[str, dict[str, str]]:
+    """Name of a preset → name of a setting → its value, as the source writes it."""
+    return {
+        ast.literal_eval(preset): {
+            ast.literal_eval(k): _code(v, text) for k, v in zip(d.keys, d.values, strict=True)
+        }
+        for preset, d in zip(presets.keys, presets.values, strict=True)
+    }
+
+
+def _code(value: ast.expr, text: str) -> str:
+    return "`" + (ast.get_source_segment(text, value) or "").strip('"') + "`"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _comment(lines: list[str]) -> str:
+    """What stands behind the `#` of a field's line or lines; the words of a setting in code type."""
+    text = " ".join(line.split("#", 1)[1].strip() for line in lines if "#" in line)
+    text = re.sub(r'"([\w:.]+)"', r"`\1`", text)
+    return text.replace(" | ", ", ")
+
+
+def _group_above(lines: list[str], node: ast.ClassDef, number: int) -> str:
+    """The comment line right above line `number` (counted from 0), which opens a group of fields."""
+    above = lines[number - 1].strip()
+    return above.removeprefix("# ") if number > node.lineno and above.startswith("# ") else ""
+
+
 # ------------------------------------------------------------------------------------------- formulas
 
 
@@ -122,10 +193,14 @@ def to_mathml(html: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
-    """Write the modules that no page names where the pages say `OTHER_MODULES`."""
-    if OTHER_MODULES not in markdown:
-        return markdown
-    modules = unmentioned_modules(ROOT / "docs" / "api")
+    """Fill in the tables of settings, and the modules that no page names."""
+    from mkdocs.exceptions import PluginError
+
+    try:
+        markdown = SETTINGS.sub(lambda match: settings_tables(match[1]), markdown)
+    except ValueError as error:
+        raise PluginError(f"{page.file.src_uri}: {error}") from error
+    modules = unmentioned_modules(ROOT / "docs" / "api") if OTHER_MODULES in markdown else []
     return markdown.replace(OTHER_MODULES, "\n\n".join(f"::: {module}" for module in modules))
 
 
