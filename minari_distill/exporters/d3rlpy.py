@@ -5,9 +5,11 @@
     >>> dataset.transition_count
     256
     >>> bc = d3rlpy.algos.BCConfig(**scalers(synset)).create()
-    >>> results = bc.fit(dataset, n_steps=300, n_steps_per_epoch=300)    # doctest: +SKIP
-    >>> bc.predict(np.zeros((1, 11), np.float32)).shape                  # raw in, raw out, after fit; doctest: +SKIP
-    (1, 3)
+    >>> results = bc.fit(dataset, n_steps=300, n_steps_per_epoch=300)  # doctest: +SKIP
+    >>> bc.predict(synset.observations).shape  # doctest: +SKIP
+    (256, 3)
+
+`predict` takes raw observations and gives raw actions.
 
 For behavioural cloning only: rewards (0) and terminals (1) are placeholders. Every pair is a terminal step of its own
 episode: with `timeouts=1` d3rlpy would drop the last step of every episode, that is all 256. `d3rlpy.datasets.get_minari`
@@ -16,12 +18,14 @@ is not needed, and wrong in 2.8 for episodes of T+1 observations. Its policies o
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
-from minari_distill.exporters.arrays import pairs_for, to_arrays
+from minari_distill.exporters.arrays import notes_text, pairs_for, to_arrays
 from minari_distill.exporters.files import write_file
 from minari_distill.exporters.require import needs
 from minari_distill.synset import Synset
@@ -66,9 +70,13 @@ def scalers(synset: Synset) -> dict[str, Any]:
 
 
 def save(synset: Synset, path: str | Path, *, overwrite: bool = False) -> Path:
-    """d3rlpy's own HDF5 file: `d3rlpy.dataset.ReplayBuffer.load(path, d3rlpy.dataset.InfiniteBuffer())`."""
-    import io
+    """d3rlpy's own HDF5 file: `d3rlpy.dataset.ReplayBuffer.load(file, d3rlpy.dataset.InfiniteBuffer())`.
 
+    The notes and the statistics are attributes of the file.
+    """
     buffer = io.BytesIO()
     mdp_dataset(synset).dump(buffer)
+    with h5py.File(buffer, "r+") as file:
+        file.attrs["notes"] = notes_text(synset, PLACEHOLDERS)
+        file.attrs["obs_mean"], file.attrs["obs_std"] = synset.observation_mean, synset.observation_std
     return write_file(path, buffer.getvalue(), overwrite)

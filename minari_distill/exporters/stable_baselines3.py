@@ -19,7 +19,6 @@ For behavioural cloning only: do not fill a replay buffer with a synset, it has 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,15 +36,9 @@ with needs("stable_baselines3"):
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 
-def vec_normalize(env: VecEnv, synset: Synset, **options: Any) -> VecNormalize:
-    """A `VecNormalize` around `env` that holds the source's statistics, and keeps them.
-
-    Args:
-        env: A vectorised environment with observations of one flat Box.
-        synset: Whose source's statistics.
-        **options: More arguments of `VecNormalize`; rewards are not normalised unless `norm_reward=True`.
-    """
-    wrapped = VecNormalize(env, **{"training": False, "norm_reward": False, "clip_obs": np.inf, **options})
+def vec_normalize(env: VecEnv, synset: Synset) -> VecNormalize:
+    """A `VecNormalize` around a vectorised environment that holds the source's statistics; rewards stay as they are."""
+    wrapped = VecNormalize(env, norm_reward=False)
     put_statistics(wrapped, synset)
     return wrapped
 
@@ -65,7 +58,7 @@ def put_statistics(env: VecNormalize, synset: Synset) -> None:
         )
     std = synset.observation_std.astype(np.float64)
     env.obs_rms.mean = synset.observation_mean.astype(np.float64)
-    env.obs_rms.var = std**2 - env.epsilon  # VecNormalize divides by √(var + ε), a student by std
+    env.obs_rms.var = np.maximum(std**2 - env.epsilon, 0)  # VecNormalize divides by √(var + ε), a student by std
     env.training = False
     env.clip_obs = np.inf  # students have seen no clipped observations
 

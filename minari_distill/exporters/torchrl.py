@@ -1,13 +1,13 @@
 """Synsets in TorchRL: a replay buffer of pairs, and `ObservationNorm` with the source's statistics.
 
     >>> from torchrl.objectives import BCLoss
-    >>> buffer = replay_buffer(synset)
-    >>> len(buffer), sorted(buffer[:].keys())
-    (256, ['action', 'observation'])
-    >>> batch = observation_norm(synset)(buffer.sample(64))
+    >>> buffer = replay_buffer(synset, batch_size=64)
+    >>> len(buffer), buffer[:]["observation"].shape, buffer[:]["action"].shape
+    (256, torch.Size([256, 11]), torch.Size([256, 3]))
+    >>> batch = observation_norm(synset)(buffer.sample())
     >>> batch["observation"].shape
     torch.Size([64, 11])
-    >>> loss = BCLoss(actor)(batch)                                      # doctest: +SKIP
+    >>> loss = BCLoss(actor)(batch)  # doctest: +SKIP
 
 For behavioural cloning only: the pairs have no "next" entries at all, so nothing else can be trained on them by mistake.
 TorchRL's own Minari loader is not needed, and cannot read one-step episodes in 0.14.
@@ -53,7 +53,6 @@ def replay_buffer(synset: Synset, batch_size: int | None = None) -> TensorDictRe
         batch_size=batch_size or len(synset),
     )
     buffer.extend(pairs(synset))
-    # `extend` adds an "index" to what is stored; pairs go in alone and come out alone.
     return buffer
 
 

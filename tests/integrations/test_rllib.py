@@ -1,0 +1,74 @@
+"""Synsets in RLlib: nothing lost on the way in, its own BC trained, its policy as good as ours."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+ray = pytest.importorskip("ray", reason="pip install 'minari-distill[rllib]'")
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # the codebase's own warnings are not ours
+    pytest.mark.timeout(900),  # its data pipeline runs once an Adam step
+]
+
+from ray.rllib.core import DEFAULT_MODULE_ID  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, run_docstring  # noqa: E402
+
+from minari_distill.exporters import rllib as exporter  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_machine():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+def test_the_docstring_is_a_run(synset, tmp_path, monkeypatch):
+    """What opens the module is what it prints."""
+    monkeypatch.chdir(tmp_path)
+    run_docstring("minari_distill.exporters.rllib", synset)
+
+
+def test_256_pairs_in_order(synset, tmp_path):
+    """As Ray's own reader sees the file."""
+    rows = ray.data.read_parquet(str(exporter.save(synset, tmp_path / "hopper.parquet"))).take_all()
+    rows.sort(key=lambda row: row["eps_id"])
+    assert len(rows) == 256 and all(row["terminateds"] and row["rewards"] == 0 for row in rows)
+    np.testing.assert_array_equal([row["obs"] for row in rows], synset.observations)
+    np.testing.assert_allclose([row["actions"] for row in rows], synset.actions, atol=1e-6)  # bounds are ±1
+
+
+def build(synset, path, seed):
+    config = exporter.bc_config(synset, path, fcnet_hiddens=HIDDEN)
+    return config.training(lr=LR).debugging(seed=seed).build_algo()
+
+
+def test_its_normalisation_is_the_students(synset, tmp_path):
+    """The encoder sees the students' x."""
+    algorithm = build(synset, exporter.save(synset, tmp_path / "hopper.parquet"), 0)
+    obs = torch.as_tensor(synset.observations)
+    x = algorithm.get_module(DEFAULT_MODULE_ID)._normalize(obs)
+    torch.testing.assert_close(x, synset.units().normalise(obs))
+    algorithm.stop()
+
+
+def test_its_bc_scores_as_ours(synset, agrees, tmp_path):
+    """BC by `algorithm.train` (log-likelihood of a Gaussian), greedy, in Hopper."""
+    path = exporter.save(synset, tmp_path / "hopper.parquet")
+    policies = []
+    for seed in range(2):
+        algorithm = build(synset, path, seed)
+        for _ in range(3):
+            print(algorithm.train()["learners"]["default_policy"])
+        module = algorithm.get_module(DEFAULT_MODULE_ID)
+        algorithm.stop()
+
+        def act(obs, module=module):
+            with torch.no_grad():
+                out = module.forward_inference({"obs": torch.as_tensor(obs)})["action_dist_inputs"]
+            u = out[:, :3]  # mean, then log std; actions live in [−1, 1]
+            return synset.units().unscale(u).numpy()
+
+        policies.append(act)
+    agrees("RLlib BC", policies)

@@ -1,0 +1,106 @@
+"""Synsets in Stable-Baselines3: PPO, SAC and TD3 cloned, with the source's statistics in `VecNormalize`."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("stable_baselines3", reason="pip install 'minari-distill[stable-baselines3]'")
+pytestmark = pytest.mark.filterwarnings("default")  # the codebase's own warnings are not ours
+
+from stable_baselines3 import A2C, PPO, SAC, TD3  # noqa: E402
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
+
+from minari_distill.errors import ExportError  # noqa: E402
+from minari_distill.exporters import stable_baselines3 as exporter  # noqa: E402
+from minari_distill.wrappers import NormalizeObservation  # noqa: E402
+
+KINDS = {PPO: {}, SAC: {"buffer_size": 10}, TD3: {"buffer_size": 10}}
+
+
+def hopper():
+    return DummyVecEnv([lambda: gymnasium.make("Hopper-v5")])
+
+
+def make(kind, env, seed=0):
+    policy = {"net_arch": HIDDEN, "activation_fn": torch.nn.ReLU}
+    return kind("MlpPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **KINDS[kind])
+
+
+def test_the_docstring_is_a_run(synset):
+    """What opens the module is what it prints."""
+    run_docstring("minari_distill.exporters.stable_baselines3", synset)
+
+
+def test_its_normalisation_is_the_students(synset):
+    """`VecNormalize` gives the students' x, does not clip it, and keeps it while the environment runs."""
+    env = exporter.vec_normalize(hopper(), synset)
+    far = synset.observations * 100
+    for _ in range(2):
+        x = torch.as_tensor(env.normalize_obs(far))
+        torch.testing.assert_close(x, synset.units().normalise(torch.as_tensor(far)), rtol=1e-5, atol=1e-5)
+        env.reset()
+        env.step(np.zeros((1, 3), np.float32))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+def test_its_policies_score_as_ours(synset, agrees, kind):
+    """The greedy policy of `model.predict`, in Hopper. All 256 pairs are learnt, each its own action."""
+    policies = []
+    for seed in range(N_STUDENTS):
+        env = exporter.vec_normalize(hopper(), synset)
+        model = make(kind, env, seed)
+        losses = exporter.pretrain(model, synset, steps=STEPS, lr=LR)
+        act = lambda obs, model=model, env=env: model.predict(env.normalize_obs(obs), deterministic=True)[0]  # noqa: E731
+        errors = np.square(act(synset.observations) - synset.actions).mean(1)
+        assert len(errors) == 256 and errors.mean() < 3 * losses[-1] < 0.3 * losses[0]
+        policies.append(act)
+    agrees(f"Stable-Baselines3 {kind.__name__}", policies)
+
+
+def test_a_model_on_the_wrapper_or_on_statistics_of_its_own(synset):
+    """Statistics that an environment has collected are overwritten; `NormalizeObservation` serves as well."""
+    own = VecNormalize(hopper())
+    own.obs_rms.mean += 1
+    exporter.pretrain(make(PPO, own), synset, steps=1)
+    np.testing.assert_array_equal(own.obs_rms.mean, synset.observation_mean.astype(np.float64))
+    wrapped = DummyVecEnv(
+        [lambda: NormalizeObservation.from_synset(gymnasium.make("Hopper-v5"), synset)]
+    )
+    assert len(exporter.pretrain(make(SAC, wrapped), synset, steps=2)) == 2
+
+
+@pytest.mark.parametrize("kind", [PPO, SAC])
+def test_the_noise_that_is_asked_for(synset, kind):
+    """With std=0.1 sampled actions lie about a tenth of the half range from the greedy ones."""
+    model = make(kind, exporter.vec_normalize(hopper(), synset))
+    exporter.pretrain(model, synset, steps=20, std=0.1)
+    x = np.zeros((4000, 11), np.float32)
+    noise = model.predict(x)[0] - model.predict(x, deterministic=True)[0]
+    assert noise.std() == pytest.approx(0.1, rel=0.1)
+
+
+def test_learning_goes_on(synset):
+    """`model.learn` runs after `pretrain`, for each kind; TD3's target is its actor."""
+    for kind in KINDS:
+        model = make(kind, exporter.vec_normalize(hopper(), synset))
+        model.learning_starts, model.n_steps = 4, 64
+        exporter.pretrain(model, synset, steps=5)
+        if kind is TD3:
+            pairs = zip(model.actor.parameters(), model.actor_target.parameters(), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
+        model.learn(8)
+
+
+def test_errors_say_what_to_do(synset):
+    """Another kind of model, no normalisation, another environment."""
+    with pytest.raises(ExportError, match="PPO, SAC or TD3 model, not a A2C"):
+        exporter.pretrain(A2C("MlpPolicy", hopper()), synset)
+    with pytest.raises(ExportError, match="vec_normalize"):
+        exporter.pretrain(make(PPO, hopper()), synset)
+    with pytest.raises(ExportError, match="set model.action_noise"):
+        exporter.pretrain(make(TD3, exporter.vec_normalize(hopper(), synset)), synset, std=0.1)
+    pendulum = VecNormalize(DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")]))
+    with pytest.raises(ExportError, match="VectorObservation"):
+        exporter.pretrain(make(PPO, pendulum), synset)
