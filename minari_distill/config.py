@@ -251,6 +251,16 @@ def make_config(preset: str = "default", **overrides: Any) -> DistillConfig:
 
     >>> make_config("quick", n_syn=64).teacher_method
     'filtered_bc'
+
+    Args:
+        preset: "default", "quick" or "paper".
+        **overrides: Any field of `DistillConfig`.
+
+    Returns:
+        All settings, frozen.
+
+    Raises:
+        ConfigError: An unknown name, which is answered with the nearest one, or a value out of range.
     """
     _one_of("preset", preset, PRESETS)
     return _replace(DistillConfig(), {"preset": preset, **PRESETS[preset], **overrides})

@@ -160,6 +160,9 @@ def evaluate(
         seed: Episode j of every policy starts from seed + j, so policies meet the same starts.
         report: Receives progress.
 
+    Returns:
+        Raw returns and lengths of every episode, and the normalised score with its interval.
+
     Raises:
         EnvironmentUnavailable: The environment cannot be made here; the reason and the repair are named.
     """

@@ -204,6 +204,12 @@ def load_policy(path: str | Path) -> Policy:
 
     >>> load_policy("policy.safetensors").act(observation)  # doctest: +SKIP
 
+    Args:
+        path: The file.
+
+    Returns:
+        The policy, on the CPU.
+
     Raises:
         ConfigError: The file is no policy, or one for other runtimes (`.pt`, `.onnx`).
     """
@@ -219,7 +225,7 @@ def behavior_clone(
     device: str = "cpu",
     **changes: Any,
 ) -> Policy:
-    """Train a student, or an ensemble, on a synset; about a second for one on a CPU.
+    """Train a student, or an ensemble, on a synset; seconds for one on a CPU.
 
     >>> policy = behavior_clone(synset)  # doctest: +SKIP
     >>> action = policy.act(observation)  # doctest: +SKIP
@@ -234,6 +240,12 @@ def behavior_clone(
         seed: Of the students' initial parameters.
         device: "cpu" or "cuda".
         **changes: Fields of the recipe to replace, for instance optimizer="sgd", hidden_layers=5.
+
+    Returns:
+        The policy: raw observations in, raw actions inside the bounds out.
+
+    Raises:
+        ConfigError: An unknown recipe or field, or no policies at all.
     """
     if n_policies < 1:
         raise ConfigError(f"n_policies={n_policies} must be at least 1.")

@@ -33,6 +33,9 @@ from minari_distill.spaces import SpaceCodec
 from minari_distill.units import Units
 
 if TYPE_CHECKING:
+    import datasets
+
+    from minari_distill.exporters.pytorch import PairDataset
     from minari_distill.hub import Pushed
 
 USE = "For behavioural cloning only: rewards, terminations and next observations are placeholders."
@@ -201,10 +204,71 @@ class Synset:
         private: bool | None = None,
         revision_tag: str | None = None,
     ) -> Pushed:
-        """Share it in a Hugging Face dataset repository, beside the synsets that are there; see `hub.push`."""
+        """Share it in a Hugging Face dataset repository, beside the synsets that are there.
+
+        Args:
+            repo_id: "user/repo"; made if it does not exist.
+            name: Its name there, as "hopper-medium-distilled-v0"; by default made of the source's id.
+            private: Whether a new repository is private; by default what the account's settings say.
+            revision_tag: A tag for the commit, as "v1.0".
+
+        Returns:
+            Where it lies now; `print(pushed.address)` shows what `load_synset` takes.
+
+        Raises:
+            HubError: It cannot be pushed; the message names the repair, and the repository is whole.
+        """
         from minari_distill.hub import push  # the network's libraries take half a second to import
 
         return push(self, repo_id, name=name, private=private, revision_tag=revision_tag)
+
+    # -------------------------------------------------------------------------------- in other codebases
+    # Imported when asked for, as the Hub is; `exporters/` says more of each form, and holds those of RL codebases.
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Raw pairs, the source's obs_mean and obs_std, the actions' bounds; see `exporters.arrays.to_arrays`."""
+        from minari_distill.exporters.arrays import to_arrays
+
+        return to_arrays(self)
+
+    def to_d4rl_dict(self, *, metadata: bool = True) -> dict[str, np.ndarray]:
+        """D4RL's dict of arrays, rewards and all that a synset does not know being placeholders.
+
+        `metadata=False` leaves out what is not one row a pair; see `exporters.arrays.to_d4rl_dict`.
+        """
+        from minari_distill.exporters.arrays import to_d4rl_dict
+
+        return to_d4rl_dict(self, metadata=metadata)
+
+    def to_torch(self) -> PairDataset:
+        """A PyTorch `Dataset` of raw pairs; `.loader(batch_size)` is a `DataLoader`."""
+        from minari_distill.exporters.pytorch import PairDataset
+
+        return PairDataset(self)
+
+    def to_datasets(self) -> datasets.Dataset:
+        """A Hugging Face `Dataset` with the columns of the Hub: "observation" and "action", or one a part."""
+        from minari_distill.exporters.files import to_datasets
+
+        return to_datasets(self)
+
+    def to_npz(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """The arrays of `to_arrays` in NumPy's format; ExportError where `path` exists already."""
+        from minari_distill.exporters.files import to_npz
+
+        return to_npz(self, path, overwrite=overwrite)
+
+    def to_safetensors(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """The arrays of `to_arrays` as safetensors; ExportError where `path` exists already."""
+        from minari_distill.exporters.files import to_safetensors
+
+        return to_safetensors(self, path, overwrite=overwrite)
+
+    def to_parquet(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """One row a pair, the statistics in the schema's metadata; ExportError where `path` exists already."""
+        from minari_distill.exporters.files import to_parquet
+
+        return to_parquet(self, path, overwrite=overwrite)
 
     def _record(self) -> dict[str, Any]:
         """What goes under "synset" in the metadata, and into synset.json."""
@@ -259,6 +323,9 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
     Args:
         source: A local Minari id, a folder, a `MinariDataset`, or an address of a scheme in `ROADS`, for instance
             "hf://me/hopper-synsets/hopper-medium-distilled-v0".
+
+    Returns:
+        The synset, its vectors those that were saved, bit for bit.
 
     Raises:
         SynsetError: There is none, it is an ordinary dataset, or its files are damaged.

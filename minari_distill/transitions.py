@@ -217,6 +217,9 @@ def load_transitions(
             in the folder that TMPDIR names.
         on_message: Receives a sentence for each thing worth knowing: a download, repaired episodes.
 
+    Returns:
+        Flat arrays in the dataset's own units, episode after episode.
+
     Raises:
         DatasetError: One sentence that names what to repair.
     """

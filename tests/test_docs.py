@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -90,6 +91,32 @@ def test_every_public_name_is_in_the_api_pages():
     modules = {name.rpartition(".")[0] for name in public_names()}
     for asked in re.findall(r"^::: (\S+)", "\n".join(p.read_text() for p in API.glob("*.md")), re.M):
         assert asked in modules or any(m.startswith(asked + ".") for m in modules), asked
+
+
+@pytest.mark.parametrize("name", [n for n in md.__all__ if inspect.isfunction(getattr(md, n))])
+def test_public_functions_say_what_goes_in_comes_out_and_goes_wrong(name):
+    """Every parameter, the result and the errors of a function of the door are in its docstring."""
+    text = inspect.getdoc(getattr(md, name)) or ""
+    arguments = text.partition("Args:\n")[2].partition("Returns:\n")[0]
+    for parameter in inspect.signature(getattr(md, name)).parameters:
+        assert re.search(rf"^ {{4}}\**{parameter}: \S", arguments, re.M), parameter
+    assert re.search(r"^Returns:\n {4}\S", text, re.M)
+    assert re.search(r"^Raises:\n {4}\w+: \S", text, re.M)
+
+
+RECORDS = [
+    n for n in md.__all__ if inspect.isclass(getattr(md, n)) and dataclasses.is_dataclass(getattr(md, n))
+]
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_public_records_name_their_fields(name):
+    """Every field is in the docstring; those of the settings have their tables."""
+    record = getattr(md, name)
+    tabled = name in ("DistillConfig", "StudentRecipe")
+    text = settings_tables(name) if tabled else inspect.getdoc(record) or ""
+    for field in dataclasses.fields(record):
+        assert re.search(rf"\b{field.name}\b", text), field.name
 
 
 def test_a_missing_name_is_noticed(tmp_path):

@@ -40,6 +40,13 @@ _STATISTICS = ("obs_mean", "obs_std", "act_low", "act_high")
 def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> Path:
     """Write a teacher as safetensors; the file appears whole or not at all.
 
+    Args:
+        teacher: One that was learnt, or loaded from a file of networks.
+        path: The `.safetensors` file to write.
+
+    Returns:
+        The path.
+
     Raises:
         TeacherError: The teacher is made of functions, which no file can hold.
     """
@@ -80,6 +87,9 @@ def load_teacher(teacher: str | os.PathLike[str] | Teacher) -> Teacher:
         teacher: A `.safetensors` file, or by suffix a file of another codebase: `agent.zip` of Stable-Baselines3,
             `agent.d3` of d3rlpy, `policy.onnx`, `policy.pt` (TorchScript). A zip and a d3 file run code that they hold:
             open those you trust.
+
+    Returns:
+        π* and q, in the units of the source dataset.
 
     Raises:
         TeacherError: The file is missing, unreadable, a pickle, or not a teacher.
