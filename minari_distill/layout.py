@@ -24,10 +24,10 @@ import minari
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
 from minari_distill.errors import SynsetError
+from minari_distill.one_step_episodes import write_episodes
 from minari_distill.reading import stored_path
 from minari_distill.spaces import Part, SpaceCodec
 
@@ -165,22 +165,6 @@ def _write_minari(
     metadata: dict[str, Any],
     record: dict[str, Any],
 ) -> None:
-    storage = MinariStorage.new(
-        data, observation_codec.kept_space, action_codec.kept_space, jpeg_encoding=False, data_format="hdf5"
-    )
-    obs_twice = observation_codec.decode(np.repeat(observations, 2, axis=0))  # s, s of each pair
-    act_once = action_codec.decode(actions)
-    storage.update_episodes(
-        EpisodeBuffer(
-            observations=_rows(obs_twice, 2 * i, 2 * i + 2),
-            actions=_rows(act_once, i, i + 1),
-            rewards=[0.0],
-            terminations=[False],
-            truncations=[True],
-            infos={},  # none; but without the empty group Minari cannot print an episode
-        )
-        for i in range(len(actions))
-    )
     exact = {
         "observation_vector": (observations, observation_codec.project(observations)),
         "action_vector": (actions, action_codec.project(actions)),
@@ -189,39 +173,14 @@ def _write_minari(
         {name: v[i] for name, (v, held) in exact.items() if not np.array_equal(v[i], held[i])}
         for i in range(len(actions))
     ]
-    rewrite_compactly(data / DATA.name, vectors)
+    file = write_episodes(data, observations, actions, observation_codec, action_codec, vectors)
     own = {
         "minari_version": minari.__version__,
         **metadata,
-        "dataset_size": round((data / DATA.name).stat().st_size / 1e6, 1),
+        "dataset_size": round(file.stat().st_size / 1e6, 1),
         "synset": record,
     }
     write_json(data / METADATA.name, MinariStorage.read_raw_metadata(data) | own)
-
-
-def rewrite_compactly(path: Path, attributes: list[dict[str, Any]]) -> None:
-    """Rewrite Minari's HDF5 file without the room it leaves for growth: 15 KB an episode become 2.
-
-    Args:
-        path: The file.
-        attributes: More attributes, one dict an episode.
-    """
-    compact = path.with_suffix(".compact")
-    with h5py.File(path, "r") as old, h5py.File(compact, "w", libver="latest") as new:
-        for i, more in enumerate(attributes):
-            name = f"episode_{i}"
-            _copy_group(old[name], new.create_group(name))
-            new[name].attrs.update(more)
-    compact.replace(path)
-
-
-def _copy_group(old: h5py.Group, new: h5py.Group) -> None:
-    new.attrs.update(old.attrs)
-    for key, item in old.items():
-        if isinstance(item, h5py.Group):
-            _copy_group(item, new.create_group(key))
-        else:
-            new.create_dataset(key, data=item[()], dtype=item.dtype)
 
 
 def _read_vector(file: h5py.File, i: int, kind: str, rows: int, codec: SpaceCodec) -> np.ndarray:
@@ -260,14 +219,6 @@ def _read_vector(file: h5py.File, i: int, kind: str, rows: int, codec: SpaceCode
 
 
 _LARGEST_CHUNK = 2**24  # numbers: h5py reads a chunk whole, whatever the array's shape
-
-
-def _rows(value: Any, start: int, stop: int) -> Any:
-    if isinstance(value, dict):
-        return {key: _rows(v, start, stop) for key, v in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_rows(v, start, stop) for v in value)
-    return value[start:stop]
 
 
 # ------------------------------------------------------------------------------------------------ files

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from minari_distill import files, layout
+from minari_distill import files, layout, one_step_episodes
 from minari_distill.config import StudentRecipe, make_config
 from minari_distill.errors import DatasetError, SynsetError
 from minari_distill.source import Source
@@ -353,10 +353,10 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException):
     if where == "Minari's writing":
         monkeypatch.setattr(layout.MinariStorage, "update_metadata", stop)
     elif where == "in the middle of the episodes":
-        rows, calls = layout._rows, iter(range(100))
-        monkeypatch.setattr(layout, "_rows", lambda *a: stop() if next(calls) == 7 else rows(*a))
+        fill, calls = one_step_episodes._fill, iter(range(100))
+        monkeypatch.setattr(one_step_episodes, "_fill", lambda *a: stop() if next(calls) == 3 else fill(*a))
     elif where == "compaction":
-        monkeypatch.setattr(layout, "_copy_group", stop)
+        monkeypatch.setattr(one_step_episodes, "_copy_group", stop)
     elif where == "metadata":
         monkeypatch.setattr(layout, "write_json", stop)
     elif where == "parquet":
