@@ -15,6 +15,7 @@ import minari_distill as md
 from minari_distill import completion, hub_cli
 from minari_distill.benchmark.cli import benchmark
 from minari_distill.doctor import doctor
+from minari_distill.export_cli import export
 from minari_distill.show.cli import show
 from minari_distill.team import joined
 from minari_distill.tensorboard import curves
@@ -233,6 +234,7 @@ app.command()(show)
 app.command()(doctor)
 app.command()(hub_cli.push)
 app.command()(hub_cli.pull)
+app.command()(export)
 app.command()(benchmark)
 
 if __name__ == "__main__":

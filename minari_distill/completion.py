@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from minari_distill.config import PRESETS, DistillConfig
+from minari_distill.exporters.formats import FORMATS
 from minari_distill.locate import local_ids
 from minari_distill.objectives import OBJECTIVES
 
@@ -40,6 +41,11 @@ def settings(incomplete: str) -> Iterator[str]:
 def recipes(incomplete: str) -> Iterator[str]:
     """Names of student recipes."""
     return _from(("recipe", "general"), incomplete)
+
+
+def formats(incomplete: str) -> Iterator[str]:
+    """Names of export formats."""
+    return _from(FORMATS, incomplete)
 
 
 def _is_synset(dataset_id: str) -> bool:

@@ -107,6 +107,7 @@ def write_file(path: str | Path, content: bytes, overwrite: bool) -> Path:
     path = _vacant(path, overwrite)
     try:
         write_atomically(path, content)
+        path.chmod(0o644)  # a file to share, where a temporary file is private
     except OSError as error:
         raise _unwritten(path, error) from error
     return path

@@ -1,14 +1,14 @@
 """The pairs as a PyTorch `Dataset` and `DataLoader`, and the normalisation as a layer.
 
-    >>> dataset = synset.to_torch()
-    >>> dataset
-    PairDataset of 256 pairs, observations (256, 11), actions (256, 3), for behavioural cloning only
-    >>> observations, actions = next(iter(dataset.loader(batch_size=64, seed=0)))
-    >>> observations.shape, actions.shape
-    (torch.Size([64, 11]), torch.Size([64, 3]))
-    >>> network = torch.nn.Sequential(Normalize.of(synset), torch.nn.Linear(11, 3), torch.nn.Tanh())
-    >>> network(observations).shape
-    torch.Size([64, 3])
+>>> dataset = synset.to_torch()
+>>> dataset
+PairDataset of 256 pairs, observations (256, 11), actions (256, 3), for behavioural cloning only
+>>> observations, actions = next(iter(dataset.loader(batch_size=64, seed=0)))
+>>> observations.shape, actions.shape
+(torch.Size([64, 11]), torch.Size([64, 3]))
+>>> network = torch.nn.Sequential(Normalize.of(synset), torch.nn.Linear(11, 3), torch.nn.Tanh())
+>>> network(observations).shape
+torch.Size([64, 3])
 """
 
 from __future__ import annotations

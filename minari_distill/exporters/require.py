@@ -1,8 +1,8 @@
 """A codebase that is not installed answers with the command that installs it.
 
-    >>> with needs("d3rlpy"):
-    ...     import d3rlpy                                                # doctest: +SKIP
-    ExportError: d3rlpy is not installed here. Install it with: pip install 'minari-distill[d3rlpy]'
+>>> with needs("d3rlpy"):
+...     import d3rlpy                                                # doctest: +SKIP
+ExportError: d3rlpy is not installed here. Install it with: pip install 'minari-distill[d3rlpy]'
 """
 
 from __future__ import annotations

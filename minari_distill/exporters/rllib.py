@@ -85,9 +85,7 @@ def bc_config(synset: Synset, path: str | Path, **model: Any) -> BCConfig:
     spec = RLModuleSpec(module_class=NormalizingBCModule, model_config=settings)
     return (
         BCConfig()
-        .environment(
-            observation_space=observation_box(synset), action_space=synset.action_codec.kept_space
-        )
+        .environment(observation_space=observation_box(synset), action_space=synset.action_codec.kept_space)
         .offline_data(input_=[str(path)], ignore_final_observation=True, dataset_num_iters_per_learner=1)
         .rl_module(rl_module_spec=spec)
         .training(train_batch_size_per_learner=len(synset))

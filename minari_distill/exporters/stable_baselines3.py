@@ -58,7 +58,9 @@ def put_statistics(env: VecNormalize, synset: Synset) -> None:
         )
     std = synset.observation_std.astype(np.float64)
     env.obs_rms.mean = synset.observation_mean.astype(np.float64)
-    env.obs_rms.var = np.maximum(std**2 - env.epsilon, 0)  # VecNormalize divides by √(var + ε), a student by std
+    env.obs_rms.var = np.maximum(
+        std**2 - env.epsilon, 0
+    )  # VecNormalize divides by √(var + ε), a student by std
     env.training = False
     env.clip_obs = np.inf  # students have seen no clipped observations
 
@@ -132,7 +134,9 @@ def _loss(model: PPO | SAC | TD3, x: Tensor, target: Tensor) -> Tensor:
 
 def _scaled(model: PPO | SAC | TD3, act: Tensor) -> Tensor:
     """Actions to [−1, 1], as `BasePolicy.scale_action` does; that range is all the networks of SAC and TD3 know."""
-    low, high = (torch.tensor(bound, device=act.device) for bound in (model.action_space.low, model.action_space.high))
+    low, high = (
+        torch.tensor(bound, device=act.device) for bound in (model.action_space.low, model.action_space.high)
+    )
     return 2 * (act - low) / (high - low) - 1
 
 

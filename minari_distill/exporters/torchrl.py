@@ -71,7 +71,10 @@ def save(synset: Synset, path: str | Path, *, overwrite: bool = False) -> Path:
 
     def fill(folder: Path) -> None:
         pairs(synset).memmap(str(folder))
-        statistics = {"obs_mean": synset.observation_mean.tolist(), "obs_std": synset.observation_std.tolist()}
+        statistics = {
+            "obs_mean": synset.observation_mean.tolist(),
+            "obs_std": synset.observation_std.tolist(),
+        }
         write_json(folder / "notes.json", notes(synset, PLACEHOLDERS) | statistics)
 
     return write_folder(path, fill, overwrite)

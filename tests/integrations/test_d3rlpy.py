@@ -10,9 +10,9 @@ d3rlpy = pytest.importorskip("d3rlpy", reason="pip install 'minari-distill[d3rlp
 pytestmark = pytest.mark.filterwarnings("default")  # the codebase's own warnings are not ours
 
 import structlog  # noqa: E402
-from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
 
 from minari_distill.exporters import d3rlpy as exporter  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("imitation", reason="pip install 'minari-distill[imitation]', then imitation without dependencies")
+pytest.importorskip(
+    "imitation", reason="pip install 'minari-distill[imitation]', then imitation without dependencies"
+)
 pytestmark = pytest.mark.filterwarnings("default")  # the codebase's own warnings are not ours
 
 from imitation.algorithms.bc import BC  # noqa: E402
 from imitation.data import rollout, serialize  # noqa: E402
-from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
 
 from minari_distill.exporters import imitation as exporter  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
 
 
 def test_the_docstring_is_a_run(synset):

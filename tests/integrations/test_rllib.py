@@ -1,25 +1,24 @@
 """Synsets in RLlib: nothing lost on the way in, its own BC trained, its policy as good as ours."""
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 ray = pytest.importorskip("ray", reason="pip install 'minari-distill[rllib]'")
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # the codebase's own warnings are not ours
-    pytest.mark.timeout(900),  # its data pipeline runs once an Adam step
+    pytest.mark.timeout(900),  # Ray starts servers and workers
 ]
 
 from ray.rllib.core import DEFAULT_MODULE_ID  # noqa: E402
-from tests.integrations.conftest import HIDDEN, LR, run_docstring  # noqa: E402
 
 from minari_distill.exporters import rllib as exporter  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_machine():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
     yield
     ray.shutdown()
 
@@ -40,8 +39,8 @@ def test_256_pairs_in_order(synset, tmp_path):
 
 
 def build(synset, path, seed):
-    config = exporter.bc_config(synset, path, fcnet_hiddens=HIDDEN)
-    return config.training(lr=LR).debugging(seed=seed).build_algo()
+    config = exporter.bc_config(synset, path, fcnet_hiddens=HIDDEN).training(lr=LR).debugging(seed=seed)
+    return config.offline_data(dataset_num_iters_per_learner=STEPS).build_algo()
 
 
 def test_its_normalisation_is_the_students(synset, tmp_path):
@@ -57,10 +56,10 @@ def test_its_bc_scores_as_ours(synset, agrees, tmp_path):
     """BC by `algorithm.train` (log-likelihood of a Gaussian), greedy, in Hopper."""
     path = exporter.save(synset, tmp_path / "hopper.parquet")
     policies = []
-    for seed in range(2):
+    for seed in range(N_STUDENTS):
         algorithm = build(synset, path, seed)
-        for _ in range(3):
-            print(algorithm.train()["learners"]["default_policy"])
+        trained = algorithm.train()["learners"][DEFAULT_MODULE_ID]
+        assert trained["num_module_steps_trained"] == 256 * STEPS
         module = algorithm.get_module(DEFAULT_MODULE_ID)
         algorithm.stop()
 

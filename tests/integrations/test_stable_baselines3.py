@@ -10,11 +10,11 @@ pytestmark = pytest.mark.filterwarnings("default")  # the codebase's own warning
 
 from stable_baselines3 import A2C, PPO, SAC, TD3  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: E402
-from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
 
 from minari_distill.errors import ExportError  # noqa: E402
 from minari_distill.exporters import stable_baselines3 as exporter  # noqa: E402
 from minari_distill.wrappers import NormalizeObservation  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
 
 KINDS = {PPO: {}, SAC: {"buffer_size": 10}, TD3: {"buffer_size": 10}}
 
@@ -65,9 +65,7 @@ def test_a_model_on_the_wrapper_or_on_statistics_of_its_own(synset):
     own.obs_rms.mean += 1
     exporter.pretrain(make(PPO, own), synset, steps=1)
     np.testing.assert_array_equal(own.obs_rms.mean, synset.observation_mean.astype(np.float64))
-    wrapped = DummyVecEnv(
-        [lambda: NormalizeObservation.from_synset(gymnasium.make("Hopper-v5"), synset)]
-    )
+    wrapped = DummyVecEnv([lambda: NormalizeObservation.from_synset(gymnasium.make("Hopper-v5"), synset)])
     assert len(exporter.pretrain(make(SAC, wrapped), synset, steps=2)) == 2
 
 

@@ -8,7 +8,6 @@ import torch
 pytest.importorskip("tianshou", reason="pip install 'minari-distill[tianshou]'")
 pytestmark = pytest.mark.filterwarnings("default")  # the codebase's own warnings are not ours
 
-from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
 from tianshou.algorithm.imitation.imitation_base import (  # noqa: E402
     ImitationPolicy,
     OfflineImitationLearning,
@@ -21,6 +20,7 @@ from tianshou.utils.net.continuous import ContinuousActorDeterministic  # noqa: 
 from tianshou.utils.torch_utils import policy_within_training_step  # noqa: E402
 
 from minari_distill.exporters import tianshou as exporter  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
 
 BOX = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
 

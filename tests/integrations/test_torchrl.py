@@ -9,11 +9,11 @@ pytestmark = pytest.mark.filterwarnings("default")  # the codebase's own warning
 
 from tensordict import TensorDict  # noqa: E402
 from tensordict.nn import TensorDictModule  # noqa: E402
-from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
 from torchrl.modules import MLP  # noqa: E402
 from torchrl.objectives import BCLoss  # noqa: E402
 
 from minari_distill.exporters import torchrl as exporter  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
 
 
 def test_the_docstring_is_a_run(synset):
