@@ -12,7 +12,7 @@ BIN := .venv/bin
 	$(BIN)/pip install --quiet -e ".[docs]" -c constraints.txt
 	touch $@
 
-.PHONY: demo test check docs bench dist
+.PHONY: demo test check integrations docs bench dist
 demo: .venv/installed
 	$(BIN)/minari-distill demo
 
@@ -23,6 +23,10 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every codebase that a synset is exported to, each in an environment of its own below .venv/integrations.
+integrations:
+	PYTHON=$(PYTHON) tools/integrations.sh
 
 # The site goes to site/; broken links, formulas that cannot be drawn and undocumented names end the build.
 docs: .venv/docs-installed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import hashlib
 import importlib
 import json
 from collections.abc import Callable
@@ -53,12 +54,21 @@ class Clone:
 
 
 @pytest.fixture(scope="session")
-def reference(synset) -> float:
-    """Mean normalised score of `behavior_clone` students: 3 × 256 ReLU, tanh, Adam 1e-3, whole batches."""
-    policies = md.behavior_clone(synset, recipe=RECIPE, n_policies=N_STUDENTS, seed=0).members()
-    score = md.evaluate(policies, synset, n_episodes=N_EPISODES)
-    print(f"\nbehavior_clone: {score}")
-    return score.score.mean
+def reference(synset, request) -> float:
+    """Mean normalised score of `behavior_clone` students: 3 × 256 ReLU, tanh, Adam 1e-3, whole batches.
+
+    The lane trains them once: pytest's cache hands the score on to the next codebase's environment.
+    """
+    digest = hashlib.sha256(synset.observations.tobytes() + synset.actions.tobytes()).hexdigest()[:12]
+    key = f"reference/{digest}-{RECIPE.steps}-{N_STUDENTS}x{N_EPISODES}-torch-{torch.__version__}"
+    known = request.config.cache.get(key, None)
+    if known is None:
+        policies = md.behavior_clone(synset, recipe=RECIPE, n_policies=N_STUDENTS, seed=0).members()
+        score = md.evaluate(policies, synset, n_episodes=N_EPISODES)
+        print(f"\nbehavior_clone: {score}")
+        known = score.score.mean
+        request.config.cache.set(key, known)
+    return known
 
 
 @pytest.fixture
