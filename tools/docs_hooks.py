@@ -184,7 +184,8 @@ def to_mathml(html: str) -> str:
         mathml = convert(tex, display="block" if match[1] == "div" else "inline")
         if re.search(r"\\|&(?!#?\w+;)", mathml):
             raise ValueError(f"This formula cannot be drawn, write it with simpler commands: {tex}")
-        return mathml
+        # a long formula scrolls by itself on a narrow screen
+        return f'<div class="formula">{mathml}</div>' if match[1] == "div" else mathml
 
     return _FORMULA.sub(replace, html)
 
