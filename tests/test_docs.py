@@ -39,9 +39,11 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 NEEDS_A_HUB = ("hub.md",)  # run by test_hub.py
+NEEDS_CODEBASES = ("exporters.md",)  # run by test_exporters.py and, codebase by codebase, by integrations/
+RUN_ELSEWHERE = NEEDS_A_HUB + NEEDS_CODEBASES
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name not in NEEDS_A_HUB], ids=name_of)
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name not in RUN_ELSEWHERE], ids=name_of)
 def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     """In order, in one namespace, in an empty folder; what stands below a block is what it prints."""
     monkeypatch.chdir(tmp_path)

@@ -2,8 +2,10 @@
 
 import doctest
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import gymnasium
@@ -261,7 +263,6 @@ def test_a_missing_ray_answers_when_it_is_needed(monkeypatch, tmp_path):
 def test_the_install_commands_are_of_extras_that_exist():
     """Every extra named is in pyproject.toml; a dependency that is missing is named too."""
     import tomllib
-    from pathlib import Path
 
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     for command in INSTALL.values():
@@ -305,12 +306,16 @@ def test_export_on_the_command_line(tmp_path, monkeypatch):
     assert result.exit_code == 1 and "not found" in plain(result.output)
 
 
+def hopper_like():
+    box = spaces.Box(-np.inf, np.inf, (11,), np.float32)
+    return make_synset(256, box, spaces.Box(-1, 1, (3,), np.float32))
+
+
 @pytest.mark.parametrize("module", ["arrays", "pytorch", "files", "formats"])
 def test_the_docstrings_are_runs(module, tmp_path, monkeypatch):
     """On a synset of Hopper's shape."""
     monkeypatch.chdir(tmp_path)
-    box = spaces.Box(-np.inf, np.inf, (11,), np.float32)
-    synset = make_synset(256, box, spaces.Box(-1, 1, (3,), np.float32))
+    synset = hopper_like()
     result = doctest.testmod(
         __import__(f"minari_distill.exporters.{module}", fromlist=["x"]),
         extraglobs={"synset": synset, "np": np, "torch": torch},
@@ -318,3 +323,22 @@ def test_the_docstrings_are_runs(module, tmp_path, monkeypatch):
     )
     assert result.attempted > 1
     assert result.failed == 0
+
+
+def test_the_page_needs_no_codebase_for_arrays_and_files(tmp_path, monkeypatch, capsys):
+    """The blocks of "Arrays and files" in docs/exporters.md print what stands below them.
+
+    Those of the codebases are run by tests/integrations.
+    """
+    monkeypatch.chdir(tmp_path)
+    hopper_like().save("me/hopper-medium-distilled-v0")
+    page = (Path(__file__).parent.parent / "docs" / "exporters.md").read_text()
+    section = page.split("\n## Arrays and files\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", section, re.M | re.S)
+    names: dict = {}
+    for block, printed in blocks:
+        capsys.readouterr()
+        exec(compile(block, "exporters.md", "exec"), names)
+        assert not printed or capsys.readouterr().out == printed
+    assert len(blocks) == 3
+    assert {p.name for p in tmp_path.iterdir()} >= {"hopper.npz", "hopper.safetensors", "hopper.parquet"}

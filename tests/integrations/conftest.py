@@ -6,6 +6,7 @@ import doctest
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,3 +98,13 @@ def run_docstring(module: str, synset: md.Synset, **names: Any) -> None:
     )
     assert result.attempted > 1
     assert result.failed == 0
+
+
+def run_page(section: str, synset: md.Synset) -> dict[str, Any]:
+    """Run the blocks of one section of docs/exporters.md; returns the names that they leave."""
+    page = (Path(__file__).parents[2] / "docs" / "exporters.md").read_text()
+    text = page.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    names: dict[str, Any] = {"synset": synset}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
+        exec(compile(block, section, "exec"), names)
+    return names

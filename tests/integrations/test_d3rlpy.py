@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # the codebase's own warning
 import structlog  # noqa: E402
 
 from minari_distill.exporters import d3rlpy as exporter  # noqa: E402
-from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +74,10 @@ def test_its_bc_scores_as_ours(synset, agrees, tmp_path, monkeypatch):
         )
         policies.append(bc.predict)
     agrees("d3rlpy BC", policies)
+
+
+def test_the_page_runs(synset, tmp_path, monkeypatch):
+    """Its block in docs/exporters.md."""
+    monkeypatch.chdir(tmp_path)
+    names = run_page("d3rlpy", synset)
+    assert np.square(names["actions"] - synset.actions).mean() < 0.1

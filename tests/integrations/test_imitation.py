@@ -13,7 +13,7 @@ from imitation.algorithms.bc import BC  # noqa: E402
 from imitation.data import rollout, serialize  # noqa: E402
 
 from minari_distill.exporters import imitation as exporter  # noqa: E402
-from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
 
 
 def test_the_docstring_is_a_run(synset):
@@ -56,3 +56,10 @@ def test_its_bc_scores_as_ours(synset, agrees):
         bc.train(n_batches=STEPS, progress_bar=False, log_interval=10 * STEPS)
         policies.append(lambda obs, policy=policy: policy.predict(obs, deterministic=True)[0])
     agrees("imitation BC", policies)
+
+
+def test_the_page_runs(synset, tmp_path, monkeypatch):
+    """Its block in docs/exporters.md."""
+    monkeypatch.chdir(tmp_path)
+    names = run_page("imitation", synset)
+    assert np.square(names["actions"] - synset.actions).mean() < 0.1

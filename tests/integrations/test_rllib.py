@@ -13,7 +13,7 @@ pytestmark = [
 from ray.rllib.core import DEFAULT_MODULE_ID  # noqa: E402
 
 from minari_distill.exporters import rllib as exporter  # noqa: E402
-from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,3 +71,10 @@ def test_its_bc_scores_as_ours(synset, agrees, tmp_path):
 
         policies.append(act)
     agrees("RLlib BC", policies)
+
+
+def test_the_page_runs(synset, tmp_path, monkeypatch):
+    """Its block in docs/exporters.md."""
+    monkeypatch.chdir(tmp_path)
+    names = run_page("RLlib", synset)
+    assert names["result"]["training_iteration"] == 1

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: 
 from minari_distill.errors import ExportError  # noqa: E402
 from minari_distill.exporters import stable_baselines3 as exporter  # noqa: E402
 from minari_distill.wrappers import NormalizeObservation  # noqa: E402
-from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
 
 KINDS = {PPO: {}, SAC: {"buffer_size": 10}, TD3: {"buffer_size": 10}}
 
@@ -102,3 +102,10 @@ def test_errors_say_what_to_do(synset):
     pendulum = VecNormalize(DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")]))
     with pytest.raises(ExportError, match="VectorObservation"):
         exporter.pretrain(make(PPO, pendulum), synset)
+
+
+def test_the_page_runs(synset, tmp_path, monkeypatch):
+    """Its block in docs/exporters.md."""
+    monkeypatch.chdir(tmp_path)
+    names = run_page("Stable-Baselines3", synset)
+    assert names["model"].num_timesteps == 2048

@@ -20,7 +20,7 @@ from tianshou.utils.net.continuous import ContinuousActorDeterministic  # noqa: 
 from tianshou.utils.torch_utils import policy_within_training_step  # noqa: E402
 
 from minari_distill.exporters import tianshou as exporter  # noqa: E402
-from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
 
 BOX = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
 
@@ -80,3 +80,12 @@ def test_its_bc_scores_as_ours(synset, agrees):
 
         policies.append(act)
     agrees("Tianshou OfflineImitationLearning", policies)
+
+
+def test_the_page_runs(synset, tmp_path, monkeypatch):
+    """Its block in docs/exporters.md."""
+    monkeypatch.chdir(tmp_path)
+    names = run_page("Tianshou", synset)
+    with torch.no_grad():
+        actions = names["policy"](Batch(obs=names["buffer"].obs[:256], info={})).act.numpy()
+    assert np.square(actions - synset.actions).mean() < 0.1

@@ -13,7 +13,7 @@ from torchrl.modules import MLP  # noqa: E402
 from torchrl.objectives import BCLoss  # noqa: E402
 
 from minari_distill.exporters import torchrl as exporter  # noqa: E402
-from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring  # noqa: E402
+from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
 
 
 def test_the_docstring_is_a_run(synset):
@@ -68,3 +68,10 @@ def test_its_bc_scores_as_ours(synset, agrees):
 
         policies.append(act)
     agrees("TorchRL BCLoss", policies)
+
+
+def test_the_page_runs(synset, tmp_path, monkeypatch):
+    """Its block in docs/exporters.md."""
+    monkeypatch.chdir(tmp_path)
+    names = run_page("TorchRL", synset)
+    assert names["loss"](names["buffer"].sample())["loss_bc"] < 0.1
