@@ -6,8 +6,11 @@
     adjoint   (∂H/∂S, ∂H/∂A) over the window
     update    clip, Adam or momentum, then project A into its range
 
+With meta_gradient="kernel", the last two of these are one: ridge regression in the tangent kernel of the
+students at T' stands for their training (inner/kernel.py).
+
 With a pool, students are not drawn afresh at every step but live on: one set in turn trains for W more steps,
-is charged at their end, and starts anew once T steps old (the pool of FRePo; Zhou, Nezhadarya and Ba, 2022).
+is charged at their end, and starts anew once T (or `pool_life`) steps old (the pool of FRePo; Zhou, Nezhadarya and Ba, 2022).
 A long horizon then costs no more than a short one.
 
 Every draw is a function of (seed, step, student) alone: a resumed run needs no generator's state, and R
@@ -27,6 +30,8 @@ from torch import Tensor
 from minari_distill.config import DistillConfig
 from minari_distill.errors import Diverged
 from minari_distill.inner import InnerLoop
+from minari_distill.inner.kernel import kernel_meta_gradient, output_directions
+from minari_distill.inner.loop import NARROW, WIDE
 from minari_distill.inner.mlp import Parameters, Passes, Record
 from minari_distill.networks import Architecture, initialize
 from minari_distill.team import Team
@@ -85,7 +90,7 @@ class OuterLoop:
         self.inner = InnerLoop(
             config.recipe,
             n_students=len(self.students),
-            window=config.window_steps,
+            window=0 if config.meta_gradient == "kernel" else config.window_steps,
             memory_budget=config.memory_budget_gb * 1e9,
             **sizes,
         )
@@ -93,13 +98,14 @@ class OuterLoop:
 
         K, B = len(self.students), config.outer_batch
         where: dict[str, Any] = {"dtype": dtype, "device": device}
-        self._outer = _BatchLoss(self.arch, K, B, **where)
+        exact = "float64" if config.precision == "float64" else "float32"
+        charged_in = exact if config.meta_gradient == "kernel" else config.precision
+        self._outer = _BatchLoss(self.arch, K, B, precision=charged_in, device=device)
         held = min(len(problem.held_obs), _VALIDATION_STATES)
-        self._held = _BatchLoss(self.arch, config.validation_students, held, **where)
+        self._held = _BatchLoss(self.arch, config.validation_students, held, precision=exact, device=device)
         self._held_indices = torch.randperm(
             len(problem.held_obs), generator=_generator(torch.device("cpu"), config.seed, -2)
         )[:held].to(device)
-        self._lam = Parameters.of(torch.zeros(K, self.arch.n_parameters, **where), self.arch)
         self._theta_0 = torch.zeros(K, self.arch.n_parameters, **where)
         self._theta_val = _fresh_students(
             self.arch, config, -1, range(config.validation_students), device=device, dtype=dtype
@@ -107,7 +113,9 @@ class OuterLoop:
         self.pool = StudentPool(config, self.inner) if config.student_pool else None
         self._gradient: tuple[Tensor, Tensor, Tensor] | None = None
         self._replay_advance = _Captured(self.inner.advance, device)
-        self._replay_finish = _Captured(self._finish, device)
+        finish = self._finish_kernel if config.meta_gradient == "kernel" else self._finish
+        self._replay_finish = _Captured(finish, device)
+        self._directions = output_directions(self.arch, _generator(device, config.seed, -3)).to(dtype)
 
         self.step_count = 0
         self.norm_mean = torch.zeros((), **where)  # running mean of the gradient norm; 0 = none yet
@@ -150,6 +158,7 @@ class OuterLoop:
                 len(self.problem.obs), (config.outer_batch,), generator=generator, device=self.device
             )
             self._outer.load(k, self.problem.obs, self.problem.target, self.problem.weight, indices)
+        self._directions.copy_(output_directions(self.arch, _generator(self.device, config.seed, t, -4)))
         W, T = config.window_steps, config.inner_steps
         if self.pool:
             return 0, W
@@ -162,10 +171,30 @@ class OuterLoop:
         theta = self.inner.record(self.config.window_steps)
         if self.pool:
             self.pool.note_end()
-        loss = self._outer.gradient(Parameters.of(theta, self.arch), self._lam)
-        self._lam.flat.mul_(1.0 / self.config.n_students)
-        gS, gA = self.inner.meta_gradient(self._lam.flat)
-        self._gradient = (loss.sum() / self.config.n_students, gS, gA)
+        loss, lam = self._outer.gradient(theta)
+        gS, gA = self.inner.meta_gradient(lam)
+        K = self.config.n_students
+        self._gradient = (loss.sum() / K, gS / K, gA / K)
+
+    def _finish_kernel(self) -> None:
+        """The window's inner steps, then the charge by kernel regression."""
+        for _ in range(self.config.window_steps):
+            self.inner.advance()
+        if self.pool:
+            self.pool.note_end()
+        loss, gS, gA = kernel_meta_gradient(
+            self.inner.master,
+            self.S,
+            self.A,
+            self._outer.obs[..., :-1],
+            self._outer.target,
+            self._outer.weight,
+            arch=self.arch,
+            directions=self._directions,
+            ridge=self.config.ridge,
+        )
+        K = self.config.n_students
+        self._gradient = (loss.sum() / K, gS / K, gA / K)
 
     def _known_gradient(self) -> tuple[Tensor, Tensor, Tensor]:
         assert self._gradient is not None
@@ -231,7 +260,7 @@ class OuterLoop:
         p = self.problem
         for k in range(self.config.validation_students):
             self._held.load(k, p.held_obs, p.held_target, p.held_weight, self._held_indices)
-        return self._held.value(Parameters.of(theta, self.arch)).mean().item()
+        return self._held.value(theta).mean().item()
 
     def read_loss(self) -> float:
         """Mean outer loss since the last reading; stops a run whose gradients stay infinite or NaN.
@@ -298,7 +327,7 @@ class StudentPool:
 
     def __init__(self, config: DistillConfig, inner: InnerLoop):
         self.inner, self.size = inner, config.student_pool
-        self.window, self.horizon = config.window_steps, config.inner_steps
+        self.window, self.horizon = config.window_steps, config.pool_life or config.inner_steps
         self.sets = [[t.clone() for t in inner.state()] for _ in range(self.size)]
         self._end = [t.clone() for t in inner.state()]
         # Steps each set has yet to live before it starts anew; 0 = it starts at its next turn.
@@ -336,30 +365,36 @@ class StudentPool:
 class _BatchLoss:
     """H of K students, each on its own B states: value, and gradient by the hand-written passes."""
 
-    def __init__(self, arch: Architecture, K: int, B: int, *, dtype: torch.dtype, device: torch.device):
-        where: dict[str, Any] = {"dtype": dtype, "device": device}
-        self.passes = Passes(arch, K, B, wide=dtype, **where)
-        self.record = Record.empty(arch, K, B, wide=dtype, **where)
-        self.obs = torch.zeros(K, B, arch.obs_dim, **where)
-        self.target = torch.zeros(K, B, arch.act_dim, **where)
-        self.weight = torch.zeros(K, B, 1, **where)
+    def __init__(self, arch: Architecture, K: int, B: int, *, precision: str, device: torch.device):
+        wide, narrow = WIDE[precision], NARROW[precision]
+        self.passes = Passes(arch, K, B, dtype=narrow, wide=wide, device=device)
+        self.record = Record.empty(arch, K, B, dtype=narrow, wide=wide, device=device)
+        self.theta, self.grad = (
+            Parameters.of(torch.zeros(K, arch.n_parameters, dtype=narrow, device=device), arch)
+            for _ in range(2)
+        )
+        self.obs = torch.ones(K, B, arch.obs_dim + 1, dtype=narrow, device=device)
+        self.target = torch.zeros(K, B, arch.act_dim, dtype=wide, device=device)
+        self.weight = torch.zeros(K, B, 1, dtype=wide, device=device)
         self.scale = 1.0 / B if arch.head == "softmax" else 1.0 / (B * arch.act_dim)
-        self.unused = Parameters.of(torch.zeros(K, arch.n_parameters, **where), arch)
 
     def load(self, k: int, obs: Tensor, target: Tensor, weight: Tensor, indices: Tensor) -> None:
         """States `indices` for student k."""
-        self.obs[k].copy_(obs[indices])
+        self.obs[k, :, :-1].copy_(obs[indices])
         self.target[k].copy_(target[indices])
         self.weight[k].copy_(weight[indices]).mul_(self.scale)
 
-    def gradient(self, theta: Parameters, out: Parameters) -> Tensor:
-        """∂H/∂θ into `out`; returns H of each student (K,)."""
-        self.passes.gradient(theta, self.obs, self.target, self.weight, self.record, out)
-        return self.passes.loss(self.record, self.target, self.weight)
+    def gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """(H of each student (K,), ∂H/∂θ (K, P)) of `theta` (K, P)."""
+        self.theta.flat.copy_(theta)
+        self.passes.gradient(self.theta, self.obs, self.target, self.weight, self.record, self.grad)
+        return self.passes.loss(self.record, self.target, self.weight), self.grad.flat
 
-    def value(self, theta: Parameters) -> Tensor:
+    def value(self, theta: Tensor) -> Tensor:
         """H of each student (K,)."""
-        return self.gradient(theta, self.unused)
+        self.theta.flat.copy_(theta)
+        self.passes.forward(self.theta, self.obs, self.record)
+        return self.passes.loss(self.record, self.target, self.weight)
 
 
 class _Captured:

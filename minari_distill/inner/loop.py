@@ -72,12 +72,12 @@ class InnerLoop:
         self.grad = Parameters.of(torch.zeros(shape, **narrow), self.arch)
         self.optimizer: Sgd | Adam = inner_optimizer(recipe, self.master, self.segment)
         self.weight = 1.0 / n_syn if self.arch.head == "softmax" else 1.0 / (n_syn * act_dim)
-        self.S = torch.zeros(self.K, n_syn, obs_dim, **narrow)
+        self.S = torch.ones(self.K, n_syn, obs_dim + 1, **narrow)  # the last column stays ones, for b_1
         self.A = torch.zeros(1, n_syn, act_dim, **wide)
         self._saved: list[list[Tensor]] = []
         self._lengths: list[int] = []
         if window:
-            self.lam = torch.zeros(shape, **wide)
+            self.lam = torch.zeros(shape, **wide)  # Λ = −α ∂H/∂θ
             self.V = Parameters.of(torch.zeros(shape, **narrow), self.arch)
             self.hvp = Parameters.of(torch.zeros(shape, **narrow), self.arch)
             self.dS = torch.zeros(self.K, n_syn, obs_dim, **wide)
@@ -86,7 +86,7 @@ class InnerLoop:
 
     def begin(self, theta_0: Tensor, S: Tensor, A: Tensor) -> None:
         """Load fresh students (K, P) and the synset: S (n, obs_dim) normalised, A (n, act_dim)."""
-        self.S.copy_(S.expand_as(self.S))
+        self.S[..., :-1].copy_(S)
         self.A.copy_(A)
         self.master.copy_(theta_0)
         self.optimizer.reset()
@@ -123,7 +123,7 @@ class InnerLoop:
 
         H is summed over the students; S is shared, so its gradient is the sum of theirs.
         """
-        self.lam.copy_(lam)
+        torch.mul(lam, -self.optimizer.lr, out=self.lam)
         self.dS.zero_()
         self.dA.zero_()
         self.optimizer.begin_adjoint()
@@ -144,7 +144,7 @@ class InnerLoop:
                     dS=self.dS,
                     dA=self.dA,
                 )
-                self.lam.add_(self.hvp.flat)
+                self.lam.add_(self.hvp.flat, alpha=-self.optimizer.lr)
         return self.dS.sum(0), self.dA.sum(0)
 
     def state(self) -> list[Tensor]:

@@ -6,7 +6,7 @@ Notation, for layer l of L, batched over K students; c_i is the weight of pair i
     backward   δ_L = ∂L/∂z_L,  δ_{l-1} = (δ_l W_lᵀ) ⊙ [h_{l-1} > 0]
                ∂L/∂W_l = h_{l-1}ᵀ δ_l,  ∂L/∂b_l = Σ_i δ_l
     tangent    the directional derivative of both along a direction V = (V_l, v_l) of the parameters:
-               ż_l = ḣ_{l-1} W_l + h_{l-1} V_l + v_l,        ḣ_l = ż_l ⊙ [h_l > 0],  ḣ_0 = 0
+               ż_l = h_{l-1} V_l + ḣ_{l-1} W_l + v_l,        ḣ_l = ż_l ⊙ [h_l > 0],  ḣ_0 = 0
                δ̇_{l-1} = (δ̇_l W_lᵀ + δ_l V_lᵀ) ⊙ [h_{l-1} > 0]
                (∇²L V)_{W_l} = h_{l-1}ᵀ δ̇_l + ḣ_{l-1}ᵀ δ_l,   (∇²L V)_{b_l} = Σ_i δ̇_l
 
@@ -15,8 +15,12 @@ By the symmetry of second derivatives the same two tangent passes give what the 
     ∇_S⟨∇_θ L, V⟩ = δ̇_1 W_1ᵀ + δ_1 V_1ᵀ,      ∇_A⟨∇_θ L, V⟩ = d/dε ∂L/∂A (θ + εV)
 
 That is 3 matrix products a layer for the gradient and 6 for the tangents, 9 in all, and no graph
-(Pearlmutter, 1994, "Fast exact multiplication by the Hessian"). Every product that ends in a sum is
-accumulated where the sum is kept (`baddbmm_`), so little but matrix products is left to pay for.
+(Pearlmutter, 1994, "Fast exact multiplication by the Hessian"). The 6 come in twos that are summed, and two are
+carried out as one product of twice the inner size:
+
+    ż_l = [h ḣ] [V; W] + v,    δ̇ = [δ̇ δ] [W V]ᵀ ⊙ [h > 0],    (∇²L V)_W = [h; ḣ]ᵀ [δ̇; δ]
+
+S comes with a last column of ones, which makes b_1 one more row of W_1.
 """
 
 from __future__ import annotations
@@ -32,24 +36,37 @@ from minari_distill.networks import Architecture, views
 _mask = torch.ops.aten.threshold_backward.grad_input  # (d, h, 0) → d ⊙ [h > 0], one kernel
 
 
+def _bits(x: Tensor) -> Tensor:
+    """A bfloat16 as the integer of the same sign that its bits make; other types as they are.
+
+    Signs are all that relu and its mask look at, and integers spare a CPU the way to float32 and back.
+    """
+    return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+
+
+def _affine(b: Tensor, h: Tensor, W: Tensor, *, out: Tensor) -> Tensor:
+    """h W + b; which way is faster on a CPU depends on the type."""
+    if out.dtype == torch.bfloat16:
+        return torch.baddbmm(b, h, W, out=out)
+    return torch.bmm(h, W, out=out).add_(b)
+
+
 @dataclass
 class Parameters:
     """A flat parameter vector (K, P) with its layers as views, made once and used at every step."""
 
     flat: Tensor
-    weights: list[Tensor]  # (K, in, out)
+    weights: list[Tensor]  # W_l, (K, in, out)
     weights_T: list[Tensor]  # (K, out, in)
-    biases: list[Tensor]  # (K, 1, out)
+    biases: list[Tensor]  # b_l, (K, 1, out)
+    first: Tensor  # [W_1; b_1], (K, obs_dim + 1, out)
 
     @classmethod
     def of(cls, flat: Tensor, arch: Architecture) -> Parameters:
         """Wrap `flat` (K, P)."""
         weights, biases = views(flat, arch)
-        return cls(flat, weights, _transposed(weights), biases)
-
-
-def _transposed(tensors: list[Tensor]) -> list[Tensor]:
-    return [t.transpose(1, 2) for t in tensors]
+        i, o = arch.shapes[0]
+        return cls(flat, weights, [W.mT for W in weights], biases, flat[:, : (i + 1) * o].view(-1, i + 1, o))
 
 
 @dataclass
@@ -58,7 +75,9 @@ class Record:
 
     hidden: list[Tensor]  # h_1 … h_{L-1}, each (K, n, width)
     hidden_T: list[Tensor]
+    hidden_bits: list[Tensor]
     deltas: list[Tensor]  # δ_1 … δ_L, each (K, n, out)
+    delta_bits: list[Tensor]
     output: Tensor  # y, (K, n, act_dim), in the wide type
 
     @classmethod
@@ -77,14 +96,31 @@ class Record:
         def room(width: int) -> Tensor:
             return torch.empty(K, n, width, dtype=dtype, device=device)
 
-        hidden = [room(w) for w in arch.hidden]
-        output = torch.empty(K, n, arch.act_dim, dtype=wide, device=device)
-        return cls(hidden, _transposed(hidden), [room(o) for _, o in arch.shapes], output)
+        hidden, deltas = [room(w) for w in arch.hidden], [room(o) for _, o in arch.shapes]
+        return cls(
+            hidden,
+            [h.mT for h in hidden],
+            [_bits(h) for h in hidden],
+            deltas,
+            [_bits(d) for d in deltas],
+            torch.empty(K, n, arch.act_dim, dtype=wide, device=device),
+        )
 
     @staticmethod
     def numbers(arch: Architecture, n: int) -> int:
         """How many numbers a record holds for each student."""
         return n * (sum(arch.hidden) + sum(o for _, o in arch.shapes) + arch.act_dim)
+
+
+class _Pair:
+    """Two activations of one layer, row by row in one place: (K, n, 2, width)."""
+
+    def __init__(self, room: Tensor):
+        self.first, self.second = room.unbind(2)
+        self.first_bits, self.second_bits = _bits(self.first), _bits(self.second)
+        self.beside = room.flatten(2)  # [first second], (K, n, 2·width)
+        self.below = room.flatten(1, 2)  # their rows in turn, (K, 2n, width)
+        self.below_T = self.below.mT
 
 
 class Passes:
@@ -110,37 +146,48 @@ class Passes:
                 "The inner loop differentiates plain MLPs; residual students can only be trained."
             )
         self.arch, self.K, self.n = arch, K, n
+        self._last = len(arch.shapes) - 1
 
-        def room(width: int) -> Tensor:
-            return torch.empty(K, n, width, dtype=dtype, device=device)
+        def room(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.empty(K, *shape, dtype=dtype, device=device)
 
-        self._tangents = [room(w) for w in arch.hidden]  # ḣ_l
-        self._tangents_T = _transposed(self._tangents)
-        self._delta_dots = [room(o) for _, o in arch.shapes]  # δ̇_l
-        self._head = room(arch.act_dim)  # z_L or ż_L as the last product leaves it
-        self._head_wide, self._slope = (
-            torch.empty(K, n, arch.act_dim, dtype=wide, device=device) for _ in range(2)
-        )
+        self._hidden = [_Pair(room(n, 2, width)) for width in arch.hidden]  # h_l, ḣ_l
+        self._deltas = [_Pair(room(n, 2, o)) for _, o in arch.shapes]  # δ̇_l, δ_l
+        below = [room(2, i, o) for i, o in arch.shapes]  # V_l, W_l
+        self._below = [(both, both.flatten(1, 2)) for both in below]
+        beside = [room(i, 2, o) for i, o in arch.shapes]  # W_l, V_l
+        self._beside = [(both, both.flatten(2).mT) for both in beside]
+        self._head = room(n, arch.act_dim)  # z_L or ż_L as the last product leaves it
+        self._head_wide, self._slope = (room(n, arch.act_dim, dtype=wide) for _ in range(2))
+        self._ones = torch.ones((), dtype=wide, device=device)
+
+    def forward(self, theta: Parameters, S: Tensor, tape: Record) -> None:
+        """Write h and y into `tape`; S is (K, n, obs_dim + 1), its last column ones."""
+        h = torch.bmm(S, theta.first, out=tape.hidden[0])
+        tape.hidden_bits[0].clamp_min_(0)
+        for l in range(1, self._last):
+            h = _affine(theta.biases[l], h, theta.weights[l], out=tape.hidden[l])
+            tape.hidden_bits[l].clamp_min_(0)
+        y = tape.output.copy_(_affine(theta.biases[-1], h, theta.weights[-1], out=self._head))
+        if self.arch.head == "tanh":
+            y.tanh_()
+        elif self.arch.head == "softmax":
+            y.copy_(torch.softmax(y, -1))
 
     def gradient(
         self, theta: Parameters, S: Tensor, A: Tensor, weight: Tensor | float, tape: Record, grad: Parameters
     ) -> None:
-        """Write ∂L/∂θ into `grad` and h, δ, y into `tape`; S is (K, n, obs_dim)."""
-        last = len(theta.weights) - 1
-        h = S
-        for l in range(last):
-            # bmm, then add: baddbmm with a broadcast bias is a fifth slower on a CPU.
-            z = torch.bmm(h, theta.weights[l], out=tape.hidden[l]).add_(theta.biases[l])
-            h = z.relu_()
-        torch.bmm(h, theta.weights[last], out=self._head).add_(theta.biases[last])
+        """Write ∂L/∂θ into `grad` and h, δ, y into `tape`; S as in `forward`."""
+        self.forward(theta, S, tape)
         self._head_delta(A, weight, tape)
-        for l in range(last, -1, -1):
+        for l in range(self._last, 0, -1):
             delta = tape.deltas[l]
-            torch.bmm(tape.hidden_T[l - 1] if l else S.transpose(1, 2), delta, out=grad.weights[l])
+            torch.bmm(tape.hidden_T[l - 1], delta, out=grad.weights[l])
             torch.sum(delta, 1, keepdim=True, out=grad.biases[l])
-            if l:
-                back = torch.bmm(delta, theta.weights_T[l], out=tape.deltas[l - 1])
-                _mask(back, tape.hidden[l - 1], 0, grad_input=back)
+            torch.bmm(delta, theta.weights_T[l], out=tape.deltas[l - 1])
+            back = tape.delta_bits[l - 1]
+            _mask(back, tape.hidden_bits[l - 1], 0, grad_input=back)
+        torch.bmm(S.mT, tape.deltas[0], out=grad.first)
 
     def tangent(
         self,
@@ -156,32 +203,34 @@ class Passes:
         dA: Tensor,
     ) -> None:
         """Write ∇²L V into `hvp`, and add ∇_S⟨∇_θ L, V⟩, ∇_A⟨∇_θ L, V⟩ to `dS` and `dA` (K, n, ·)."""
-        last = len(theta.weights) - 1
-        for l in range(last):
-            dot = self._tangents[l]
-            self._tangent_layer(theta, S, tape, V, l, dot)
-            _mask(dot, tape.hidden[l], 0, grad_input=dot)
-        self._tangent_layer(theta, S, tape, V, last, self._head)
-        self._head_delta_dot(A, weight, tape, dA)
-        for l in range(last, -1, -1):
-            delta, delta_dot = tape.deltas[l], self._delta_dots[l]
-            torch.bmm(tape.hidden_T[l - 1] if l else S.transpose(1, 2), delta_dot, out=hvp.weights[l])
-            torch.sum(delta_dot, 1, keepdim=True, out=hvp.biases[l])
-            if l:
-                hvp.weights[l].baddbmm_(self._tangents_T[l - 1], delta)
-                back = torch.bmm(delta_dot, theta.weights_T[l], out=self._delta_dots[l - 1])
-                back.baddbmm_(delta, V.weights_T[l])
-                _mask(back, tape.hidden[l - 1], 0, grad_input=back)
+        for l, h in enumerate(self._hidden):
+            h.first.copy_(tape.hidden[l])
+            if l == 0:
+                torch.bmm(S, V.first, out=h.second)
             else:
-                dS.add_(torch.bmm(delta_dot, theta.weights_T[0]).baddbmm_(delta, V.weights_T[0]))
+                self._tangent_layer(theta, V, l, out=h.second)
+            _mask(h.second_bits, h.first_bits, 0, grad_input=h.second_bits)
+        self._tangent_layer(theta, V, self._last, out=self._head)
+        self._head_delta_dot(A, weight, tape, dA)
+        for l in range(self._last, -1, -1):
+            delta, (both, both_T) = self._deltas[l], self._beside[l]
+            delta.second.copy_(tape.deltas[l])
+            torch.stack((theta.weights[l], V.weights[l]), 2, out=both)
+            if l == 0:
+                torch.bmm(S.mT, delta.first, out=hvp.first)
+                dS.add_(torch.bmm(delta.beside, both_T))
+                break
+            h, back = self._hidden[l - 1], self._deltas[l - 1]
+            torch.bmm(h.below_T, delta.below, out=hvp.weights[l])
+            torch.sum(delta.first, 1, keepdim=True, out=hvp.biases[l])
+            torch.bmm(delta.beside, both_T, out=back.first)
+            _mask(back.first_bits, h.first_bits, 0, grad_input=back.first_bits)
 
-    def _tangent_layer(
-        self, theta: Parameters, S: Tensor, tape: Record, V: Parameters, l: int, out: Tensor
-    ) -> None:
-        """ż_l = ḣ_{l-1} W_l + h_{l-1} V_l + v_l."""
-        torch.bmm(tape.hidden[l - 1] if l else S, V.weights[l], out=out).add_(V.biases[l])
-        if l:
-            out.baddbmm_(self._tangents[l - 1], theta.weights[l])
+    def _tangent_layer(self, theta: Parameters, V: Parameters, l: int, out: Tensor) -> None:
+        """ż_l = [h ḣ] [V; W] + v, for every layer but the first."""
+        both, flat = self._below[l]
+        torch.stack((V.weights[l], theta.weights[l]), 1, out=both)
+        _affine(V.biases[l], self._hidden[l - 1].beside, flat, out=out)
 
     # The heads. With c the weight and r = y − A:
     #   linear   L = Σ c r²,            δ = 2c r,          δ̇ = 2c ż,               ∂L/∂A ↦ −2c ż
@@ -190,19 +239,15 @@ class Passes:
     # where ẏ = (1−y²) ż and ṗ = p ⊙ (ż − Σpż).
 
     def _head_delta(self, A: Tensor, weight: Tensor | float, tape: Record) -> None:
-        """Write y and δ_L from z_L."""
-        y, delta = tape.output.copy_(self._head), self._head_wide
+        """Write δ_L from y."""
+        y, delta = tape.output, self._head_wide
         if self.arch.head == "softmax":
-            y.copy_(torch.softmax(y, -1))
-            torch.mul(y, A.sum(-1, keepdim=True), out=delta)
-            delta.sub_(A).mul_(weight)
+            torch.mul(y, A.sum(-1, keepdim=True), out=delta).sub_(A).mul_(weight)
         else:
-            if self.arch.head == "tanh":
-                y.tanh_()
             torch.sub(y, A, out=delta)
             if self.arch.head == "tanh":
                 delta.mul_(self._one_minus_square(y))
-            delta.mul_(weight).mul_(2.0)
+            delta.mul_(2.0 * weight)
         tape.deltas[-1].copy_(delta)
 
     def _head_delta_dot(self, A: Tensor, weight: Tensor | float, tape: Record, dA: Tensor) -> None:
@@ -213,17 +258,17 @@ class Passes:
             dA.sub_(zdot)
             zdot.mul_(y).mul_(A.sum(-1, keepdim=True))
         else:
-            zdot.mul_(weight).mul_(2.0)
+            zdot.mul_(2.0 * weight)
             if self.arch.head == "tanh":
                 slope = self._one_minus_square(y)
                 zdot.mul_(slope)  # 2c ẏ
             dA.sub_(zdot)
             if self.arch.head == "tanh":
                 zdot.mul_(slope.sub_((y - A).mul_(y), alpha=2.0))
-        self._delta_dots[-1].copy_(zdot)
+        self._deltas[-1].first.copy_(zdot)
 
     def _one_minus_square(self, y: Tensor) -> Tensor:
-        return torch.mul(y, y, out=self._slope).neg_().add_(1.0)
+        return torch.addcmul(self._ones, y, y, value=-1.0, out=self._slope)
 
     def loss(self, tape: Record, A: Tensor, weight: Tensor | float) -> Tensor:
         """L of each student (K,), from the outputs in `tape`."""

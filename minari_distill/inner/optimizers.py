@@ -1,18 +1,17 @@
 """Inner optimisers: one step forward, and the adjoint of that step, without a graph.
 
-With g_t = ∇_θ L(θ_t), λ = ∂H/∂θ and one adjoint variable for each slot of optimiser state, the adjoint of
-step t first turns λ into a direction V = ∂H/∂g_t; the caller adds the three products of V with the second
-derivatives of L (see `mlp.Passes.tangent`), which finishes λ ← λ + ∇²L V.
+A step moves θ' = θ − α u(g, state) with g = ∇_θ L(θ). Its adjoint starts from Λ = ∂H/∂u = −α ∂H/∂θ', carries
+∂H/∂state one step back and gives a direction V = ∂H/∂g; the caller adds the three products of V with the
+second derivatives of L (see `mlp.Passes.tangent`), the one with θ being Λ ← Λ − α ∇²L V.
 
-    SGD        θ' = θ − α g                                V = −α λ
-    momentum   m' = μ m + g,  θ' = θ − α m'                ν ← ν − α λ;   V = ν;   ν ← μ ν
+    SGD        u = g                                    V = Λ
+    momentum   m' = μ m + g,  u = m'                    M = μ M + Λ;   V = M
     Adam       m' = β₁m + (1−β₁)g,  v' = β₂v + (1−β₂)g²
-               θ' = θ − α m̂/(√v̂ + ε),  m̂ = m'/(1−β₁ᵗ),  v̂ = v'/(1−β₂ᵗ)
-               M = ∂H/∂m' + λ ∂θ'/∂m',   N = ∂H/∂v' + λ ∂θ'/∂v'
-               V = (1−β₁) M + 2(1−β₂) g ⊙ N;   ∂H/∂m = β₁M;   ∂H/∂v = β₂N
+               u = m̂/(√v̂ + ε),  m̂ = m'/(1−β₁ᵗ),  v̂ = v'/(1−β₂ᵗ)
+               M = β₁M + Λ ∂u/∂m',  N = β₂N + Λ ∂u/∂v';   V = (1−β₁) M + 2(1−β₂) g ⊙ N
 
-Where v' = 0 (a parameter that no gradient has reached) ∂√v̂/∂v' has no finite value and the step is zero:
-its share is taken as zero.
+M = ∂H/∂m' and N = ∂H/∂v' are zero at the end of the loop. Where v' = 0 (a parameter that no gradient has
+reached) ∂u/∂v' has no finite value and the step is zero: its share is zero.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ class Sgd:
         """∂H/∂(state) = 0 at the end of the loop."""
 
     def direction(self, lam: Tensor, slot: int, out: Tensor) -> None:
-        """Write V = ∂H/∂g_t to `out` and carry the state's adjoint one step back."""
-        torch.mul(lam, -self.lr, out=out)
+        """Write V to `out`, given Λ, and carry the state's adjoint one step back."""
+        out.copy_(lam)
 
 
 class Momentum(Sgd):
@@ -57,8 +56,7 @@ class Momentum(Sgd):
     def __init__(self, recipe: StudentRecipe, like: Tensor, length: int):
         super().__init__(recipe, like, length)
         self.momentum = recipe.momentum
-        self.m = torch.zeros_like(like)
-        self.nu = torch.zeros_like(like)  # ∂H/∂m, already times μ
+        self.m, self.adj_m = torch.zeros_like(like), torch.zeros_like(like)
 
     def state(self) -> list[Tensor]:
         """m."""
@@ -70,18 +68,16 @@ class Momentum(Sgd):
 
     def step(self, theta: Tensor, grad: Tensor, slot: int) -> None:
         """One step; the adjoint is linear and needs nothing from it."""
-        torch.add(grad, self.m, alpha=self.momentum, out=self.m)
+        self.m.mul_(self.momentum).add_(grad)
         theta.add_(self.m, alpha=-self.lr)
 
     def begin_adjoint(self) -> None:
-        """ν = 0."""
-        self.nu.zero_()
+        """M = 0."""
+        self.adj_m.zero_()
 
     def direction(self, lam: Tensor, slot: int, out: Tensor) -> None:
-        """V = ν − α λ; ν ← μ V."""
-        self.nu.add_(lam, alpha=-self.lr)
-        out.copy_(self.nu)
-        self.nu.mul_(self.momentum)
+        """V = M = μ M + Λ."""
+        out.copy_(self.adj_m.mul_(self.momentum).add_(lam))
 
 
 class Adam(Sgd):
@@ -95,11 +91,10 @@ class Adam(Sgd):
         self.m, self.v = torch.zeros_like(like), torch.zeros_like(like)
         self.powers = torch.ones(2, dtype=torch.float64, device=like.device)  # β₁ᵗ, β₂ᵗ
         self.betas = torch.tensor([self.beta1, self.beta2], dtype=torch.float64, device=like.device)
-        self.tape = [
-            torch.empty_like(like).expand(3, *like.shape).clone() for _ in range(length)
-        ]  # g, m', v'
-        self.tape_powers = [self.powers.clone() for _ in range(length)]
+        self.tape = torch.empty(length, self.slots, *like.shape, dtype=like.dtype, device=like.device)
         self.adj_m, self.adj_v = torch.zeros_like(like), torch.zeros_like(like)
+        self._root, self._sum = torch.empty_like(like), torch.empty_like(like)
+        self._least = torch.finfo(like.dtype).tiny ** 0.5
 
     def state(self) -> list[Tensor]:
         """m, v and the powers of β."""
@@ -112,38 +107,36 @@ class Adam(Sgd):
         self.powers.fill_(1.0)
 
     def step(self, theta: Tensor, grad: Tensor, slot: int) -> None:
-        """One step; notes g, m', v' and the bias corrections."""
-        g, m, v = self.tape[slot]
+        """One step; notes g, ∂u/∂m' and −2 ∂u/∂v'.
+
+        With ρ = √v', c₁ = 1−β₁ᵗ, s = √(1−β₂ᵗ) and d = ρ + s ε:  √v̂ + ε = d/s, therefore
+        ∂u/∂m' = s/(c₁ d),  u = m' ∂u/∂m',  ∂u/∂v' = −u/(2ρd).
+        """
+        g, by_m, by_v = self.tape[slot].unbind()
         g.copy_(grad)
-        self.m.mul_(self.beta1).add_(g, alpha=1 - self.beta1)
+        self.m.lerp_(g, 1 - self.beta1)
         self.v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
         self.powers.mul_(self.betas)
-        m.copy_(self.m)
-        v.copy_(self.v)
-        self.tape_powers[slot].copy_(self.powers)
-        c1, c2 = (1 - self.powers).to(theta.dtype)
-        step = (m / c1).div_((v / c2).sqrt_().add_(self.eps))
-        theta.add_(step, alpha=-self.lr)
+        c1, c2 = 1 - self.powers
+        s = c2.sqrt()
+        root = torch.sqrt(self.v, out=self._root).clamp_min_(self._least)  # off zero, where u = 0
+        d = torch.add(root, (s * self.eps).to(theta.dtype), out=self._sum)
+        torch.div((s / c1).to(theta.dtype), d, out=by_m)
+        u = torch.mul(self.m, by_m, out=by_v)
+        theta.add_(u, alpha=-self.lr)
+        u.div_(d).div_(root)
 
     def begin_adjoint(self) -> None:
-        """∂H/∂m = ∂H/∂v = 0."""
+        """M = N = 0."""
         self.adj_m.zero_()
         self.adj_v.zero_()
 
     def direction(self, lam: Tensor, slot: int, out: Tensor) -> None:
-        """V from M and N; see the module's equations."""
-        g, m, v = self.tape[slot]
-        c1, c2 = (1 - self.tape_powers[slot]).to(lam.dtype)
-        root = (v / c2).sqrt_()  # √v̂
-        denominator = root + self.eps
-        # ∂θ'/∂m' = −α / (c₁ (√v̂ + ε));   ∂θ'/∂v' = α m̂ / (2 c₂ √v̂ (√v̂ + ε)²)
-        slope_m = lam / denominator / c1 * -self.lr
-        slope_v = lam * (m / c1) / (denominator.square_() * root.mul_(c2)) * (self.lr / 2)
-        M = self.adj_m.add_(slope_m)
-        N = self.adj_v.add_(torch.where(v > 0, slope_v, torch.zeros_like(slope_v)))
-        out.copy_((M * (1 - self.beta1)).addcmul_(g, N, value=2 * (1 - self.beta2)))
-        M.mul_(self.beta1)
-        N.mul_(self.beta2)
+        """V from M and N, which are kept times (1−β₁) and 2(1−β₂)."""
+        g, by_m, by_v = self.tape[slot].unbind()
+        self.adj_m.mul_(self.beta1).addcmul_(lam, by_m, value=1 - self.beta1)
+        self.adj_v.mul_(self.beta2).addcmul_(lam, by_v, value=self.beta2 - 1)
+        out.copy_(torch.addcmul(self.adj_m, g, self.adj_v, out=self._sum))
 
 
 _BY_NAME = {"sgd": Sgd, "momentum": Momentum, "adam": Adam}

@@ -1,0 +1,140 @@
+"""The meta-gradient through kernel regression, in the tangent kernel of students already trained.
+
+A wide network at the end of its training is nearly a kernel machine, whose kernel is not that of its initial
+parameters but that of its trained ones (the "after kernel"; Long, 2021). So what a student would be if the
+synset were a little different is told by ridge regression in that kernel, without a walk back through time:
+
+    Θ(s, s') = Σ_l (h_{l-1}(s)·h_{l-1}(s') + 1) · ⟨J_l(s), J_l(s')⟩ / r,      J_l = ∂(R z_L) / ∂z_l
+    z(s)     = Θ(s, S) (Θ(S, S) + λ θ̄ I)^{-1} head^{-1}(A),                   θ̄ = mean diagonal of Θ(S, S)
+    H        = E_s [ w(s) d(head(z(s)), y(s)) ],                              (∂H/∂S, ∂H/∂A) by autograd
+
+Θ is the neural tangent kernel summed over every layer's weights and biases and averaged over r orthonormal
+directions R of the output: one scalar kernel for all outputs. The parameters are held fixed; the synset is
+charged through the features h, the slopes J and the labels. Solving from scratch matters: near the end of
+training the residual A − π(S) has vanished, and with it nearly all that moves S in a truncated unroll, whereas
+the labels here act at full size.
+
+Kernel regression as a surrogate for training on distilled data is KIP's idea (Nguyen, Chen and Lee, 2021, at
+initialisation), the pool of trained students FRePo's (Zhou, Nezhadarya and Ba, 2022, last layer only).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minari_distill.networks import Architecture, apply_head, views
+
+_REACH = 0.97  # atanh(1) is infinite: a label of ±1 asks for ±0.97
+_LEAST = 1e-3  # and a probability of 0 for about this much
+MOST_DIRECTIONS = 8  # r: with more outputs than this, a random subspace of them is drawn
+
+
+def output_directions(arch: Architecture, generator: torch.Generator) -> Tensor:
+    """R (r, act_dim) with orthonormal rows: all outputs, or a random subspace of 8 of them."""
+    where = {"device": generator.device}
+    if arch.act_dim <= MOST_DIRECTIONS:
+        return torch.eye(arch.act_dim, **where)
+    normal = torch.randn(arch.act_dim, MOST_DIRECTIONS, generator=generator, **where)
+    return torch.linalg.qr(normal)[0].T.contiguous()
+
+
+def kernel_meta_gradient(
+    theta: Tensor,
+    S: Tensor,
+    A: Tensor,
+    obs: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    *,
+    arch: Architecture,
+    directions: Tensor,
+    ridge: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(H, ∂H/∂S, ∂H/∂A) of K students, H (K,) each on its own B states, the gradients summed over them.
+
+    Args:
+        theta: (K, P) trained parameters.
+        S, A: (n, obs_dim) normalised and (n, act_dim).
+        obs, target, weight: (K, B, obs_dim), (K, B, act_dim), (K, B, 1); the weight holds 1/(B·act_dim), or 1/B
+            for probabilities.
+        arch: Of the students.
+        directions: R, as `output_directions` draws it.
+        ridge: λ.
+    """
+    with torch.no_grad():
+        there = _features(theta, obs, arch, directions)
+    with torch.enable_grad():
+        S, A = S.detach().requires_grad_(), A.detach().requires_grad_()
+        z = _regress(theta, S, A, there, arch, directions, ridge)
+        if arch.head == "softmax":
+            distance = -target * torch.log_softmax(z, -1)
+        else:
+            distance = (apply_head(z, arch.head) - target).square()
+        H = (weight * distance).sum((1, 2))
+        gS, gA = torch.autograd.grad(H.sum(), (S, A))
+    return H.detach(), gS, gA
+
+
+def kernel_outputs(
+    theta: Tensor, S: Tensor, A: Tensor, obs: Tensor, *, arch: Architecture, directions: Tensor, ridge: float
+) -> Tensor:
+    """z(s), before the head, (K, B, act_dim) at states (K, B, obs_dim); differentiable in S and A."""
+    return _regress(theta, S, A, _features(theta, obs, arch, directions), arch, directions, ridge)
+
+
+def head_inverse(A: Tensor, head: str) -> Tensor:
+    """What must go into the head for `A` to come out, kept finite."""
+    if head == "tanh":
+        return torch.atanh(_REACH * A)
+    if head == "softmax":
+        logits = torch.log((A + _LEAST) / (1 + A.shape[-1] * _LEAST))
+        return logits - logits.mean(-1, keepdim=True)
+    return A
+
+
+def _regress(
+    theta: Tensor,
+    S: Tensor,
+    A: Tensor,
+    there: tuple[list[Tensor], list[Tensor]],
+    arch: Architecture,
+    directions: Tensor,
+    ridge: float,
+) -> Tensor:
+    here = _features(theta, S.expand(len(theta), *S.shape), arch, directions)
+    gram = _kernel(here, here, len(directions))
+    scale = ridge * gram.diagonal(dim1=1, dim2=2).mean(1)
+    regular = gram + scale[:, None, None] * torch.eye(len(S), dtype=S.dtype, device=S.device)
+    factor, _ = torch.linalg.cholesky_ex(regular)
+    labels = head_inverse(A, arch.head).expand(len(theta), *A.shape)
+    return _kernel(there, here, len(directions)) @ torch.cholesky_solve(labels, factor)
+
+
+def _features(
+    theta: Tensor, obs: Tensor, arch: Architecture, directions: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """h_0 … h_{L-1}, each (K, n, width), and J_1 … J_{L-1}, each (K, n, r·width); J_L = R needs no telling."""
+    weights, biases = views(theta, arch)
+    hidden = [obs]
+    for W, b in zip(weights[:-1], biases[:-1], strict=True):
+        hidden.append(torch.relu(hidden[-1] @ W + b))
+    K, n, r = len(theta), obs.shape[1], len(directions)
+    slopes: list[Tensor] = []
+    J = (directions.to(theta.dtype) @ weights[-1].transpose(1, 2)).unsqueeze(1)  # (K, 1, r, width)
+    for l in range(len(weights) - 1, 0, -1):
+        J = J * (hidden[l] > 0).unsqueeze(2)  # (K, n, r, width)
+        slopes.insert(0, J.flatten(2))
+        if l > 1:
+            J = (J.flatten(1, 2) @ weights[l - 1].transpose(1, 2)).view(K, n, r, -1)
+    return hidden, slopes
+
+
+def _kernel(
+    a: tuple[list[Tensor], list[Tensor]], b: tuple[list[Tensor], list[Tensor]], directions: int
+) -> Tensor:
+    """Θ (K, n, m) between two sets of states."""
+    total = a[0][-1] @ b[0][-1].transpose(1, 2) + 1.0  # the last layer, where J is R itself
+    for h, g, I, J in zip(a[0], b[0], a[1], b[1], strict=False):
+        total = total + (h @ g.transpose(1, 2) + 1.0) * (I @ J.transpose(1, 2)) / directions
+    return total
