@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_transitions import point_mass
 
 from benchmarks.plain_cal_ql import Batch, Noise, PlainCalQL
 from minari_distill.config import DistillConfig, make_config
@@ -17,6 +16,7 @@ from minari_distill.teachers.cal_ql import CalQL
 from minari_distill.teachers.conservative import ConservativeLoss, Question
 from minari_distill.teachers.mlp import Layers
 from minari_distill.teachers.tanh_gaussian import Gaussian
+from tests.small_transitions import point_mass
 
 CPU = torch.device("cpu")
 

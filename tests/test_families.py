@@ -7,7 +7,6 @@ from pathlib import Path
 import minari
 import numpy as np
 import pytest
-from conftest import write_dataset
 from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
 from typer.testing import CliRunner
@@ -18,6 +17,7 @@ from minari_distill.cli import app
 from minari_distill.errors import DatasetError, EnvironmentUnavailable
 from minari_distill.progress import silent
 from minari_distill.spaces import SpaceCodec
+from tests.conftest import write_dataset
 
 TINY = {
     "teacher_method": "filtered_bc",

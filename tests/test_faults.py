@@ -11,7 +11,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import write_dataset
 from gymnasium import spaces
 
 import minari_distill as md
@@ -29,6 +28,7 @@ from minari_distill.errors import (
 from minari_distill.progress import silent
 from minari_distill.students import Policy
 from minari_distill.teachers import Teacher
+from tests.conftest import write_dataset
 
 ID = "test/pendulum-v0"
 SAVED = "me/pendulum-v0"

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from small_transitions import point_mass
 from torch import nn
 
 import minari_distill as md
@@ -19,6 +18,7 @@ from minari_distill.distill import pose
 from minari_distill.errors import TeacherError
 from minari_distill.spaces import SpaceCodec
 from minari_distill.teachers import Teacher, check_actions, function_teacher, load_teacher
+from tests.small_transitions import point_mass
 
 OBS = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
 

@@ -27,11 +27,9 @@ import numpy as np
 import pytest
 import yaml
 from gymnasium import spaces
-from hub_server import TOKEN, File, HubServer, Repo
 from huggingface_hub import DatasetCard, constants
 from huggingface_hub.utils import close_session
 from PIL import Image
-from test_synset import MINIGRID, assert_same, contents, make_synset
 from typer.testing import CliRunner
 
 import minari_distill as md
@@ -44,6 +42,8 @@ from minari_distill.hub.card import CardKept
 from minari_distill.plots import render_strip
 from minari_distill.source import Source
 from minari_distill.synset import Synset, load_synset
+from tests.hub_server import TOKEN, File, HubServer, Repo
+from tests.test_synset import MINIGRID, assert_same, contents, make_synset
 
 pytestmark = [  # huggingface_hub's own: its uploads of large files, and connections that are still open at the end
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),

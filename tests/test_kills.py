@@ -15,7 +15,7 @@ import minari
 import numpy as np
 import torch._dynamo  # what an optimiser imports at its first step, for seconds
 from safetensors import safe_open
-from conftest import write_dataset
+from tests.conftest import write_dataset
 import minari_distill as md
 from minari_distill.progress import silent
 from minari_distill.teachers import learn

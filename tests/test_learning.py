@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_transitions import point_mass
 
 from minari_distill.config import make_config
 from minari_distill.errors import Diverged, TeacherError
@@ -18,6 +17,7 @@ from minari_distill.progress import Progress
 from minari_distill.teachers import estimate_seconds, learn_teacher, load_teacher, make_trainer, save_teacher
 from minari_distill.teachers.filtered_bc import best_transitions, seen_share
 from minari_distill.teachers.mlp import Layers, activations, backward
+from tests.small_transitions import point_mass
 
 METHODS = ["cal_ql", "filtered_bc"]
 

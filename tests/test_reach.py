@@ -10,7 +10,6 @@ import time
 
 import minari
 import pytest
-from conftest import write_dataset
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
@@ -18,6 +17,7 @@ from minari_distill import locate, reach
 from minari_distill.cli import app
 from minari_distill.errors import DatasetError
 from minari_distill.transitions import load_transitions
+from tests.conftest import write_dataset
 
 
 @pytest.fixture

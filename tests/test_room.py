@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from small_transitions import point_mass
 
 import minari_distill as md
 from minari_distill import room as room_module
@@ -21,6 +20,7 @@ from minari_distill.progress import silent
 from minari_distill.reading import FIELDS, Episode, TransitionArrays
 from minari_distill.room import Room, blocks, machine_memory
 from minari_distill.teachers import make_trainer
+from tests.small_transitions import point_mass
 
 TINY = {
     "teacher_steps": 4,

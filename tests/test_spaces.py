@@ -7,7 +7,6 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from conftest import sample_batch
 from gymnasium import spaces
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from minari_distill.errors import DatasetError
 from minari_distill.spaces import SpaceCodec, first_difference
+from tests.conftest import sample_batch
 
 shapes = st.lists(st.integers(1, 3), max_size=3).map(tuple)
 

@@ -16,7 +16,6 @@ import minari
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import PENDULUM_ACTIONS, PENDULUM_OBSERVATIONS, write_dataset
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +28,7 @@ from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.synset import ROADS, Synset, load_synset, refuse_existing
 from minari_distill.transitions import load_transitions
+from tests.conftest import PENDULUM_ACTIONS, PENDULUM_OBSERVATIONS, write_dataset
 
 ID = "me/pendulum-distilled-v0"
 
@@ -406,7 +406,7 @@ KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
 sys.path[:0] = {path!r}
-from test_synset import assert_same, load_synset, make_synset
+from tests.test_synset import assert_same, load_synset, make_synset
 
 target, old, new = Path({target!r}), make_synset(16, seed=1), make_synset(16, seed=2)
 old.save(target)

@@ -11,7 +11,6 @@ import h5py
 import minari
 import numpy as np
 import pytest
-from conftest import write_dataset
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from minari_distill.locate import EMBEDDED_ID
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.transitions import Transitions, embedded_dataset, load_transitions
+from tests.conftest import write_dataset
 
 FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
 
