@@ -108,9 +108,14 @@ class DistillConfig:
     inner_betas: tuple[float, float] = (0.9, 0.999)  # of "adam"
     inner_eps: float = 1e-8  # of "adam"
     inner_steps: int = 100  # T
-    window: int = 30  # differentiate this many of the inner steps, at a random offset; 0 = all of them
+    window: int = 30  # "unroll": differentiate this many of the inner steps, at a random offset; 0 = all of them
     n_students: int = 1  # K, students an outer step
-    student_pool: int = 0  # sets of students that live on from step to step, up to T; 0: always fresh ones
+    student_pool: int = 0  # sets of students that live on from step to step; 0: always fresh ones
+    pool_life: int = 0  # inner steps after which a set of the pool starts anew; 0 = T
+
+    # Meta-gradient
+    meta_gradient: str = "unroll"  # "unroll": back through the window | "kernel": of trained students (inner/kernel.py)
+    ridge: float = 1e-2  # "kernel": λ, as a share of the kernel's mean diagonal
 
     # Outer loop
     outer_steps: int = 900  # updates of the synset
@@ -144,6 +149,7 @@ class DistillConfig:
         _one_of("initializer", self.initializer, ("random", "relabelled", "kmeans"))
         _one_of("teacher_method", self.teacher_method, ("cal_ql", "filtered_bc"))
         _one_of("inner_optimizer", self.inner_optimizer, ("sgd", "momentum", "adam"))
+        _one_of("meta_gradient", self.meta_gradient, ("unroll", "kernel"))
         _one_of("outer_optimizer", self.outer_optimizer, ("adam", "momentum"))
         _one_of("outer_schedule", self.outer_schedule, ("cosine", "constant"))
         _one_of("outer_clip", self.outer_clip, ("relative", "norm"))
@@ -153,7 +159,7 @@ class DistillConfig:
             "outer_batch validate_every validation_students checkpoint_every"
         ).split():
             _at_least(name, getattr(self, name), 1)
-        for name in "actor_lr critic_lr q_temperature outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb".split():
+        for name in "actor_lr critic_lr q_temperature outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb ridge".split():
             _positive(name, getattr(self, name))
         if not 0 <= self.memory_share <= 1:
             raise ConfigError(
@@ -166,6 +172,11 @@ class DistillConfig:
                     f"{name}={getattr(self, name)} must be at least 0 (0: nothing is pushed down)."
                 )
         _at_least("student_pool", self.student_pool, 0)
+        if not 0 <= self.pool_life <= self.inner_steps:
+            raise ConfigError(
+                f"pool_life={self.pool_life} must lie between 0 (the whole training) and "
+                f"inner_steps={self.inner_steps}."
+            )
         _at_least("outer_steps", self.outer_steps, 0)  # 0: the initial pairs, a baseline
         if not 0 <= self.window <= self.inner_steps:
             raise ConfigError(
