@@ -154,9 +154,17 @@ def _normalise_environment(model: PPO | SAC | TD3, synset: Synset) -> None:
     if model.get_env() is None:
         raise ExportError("The model has no environment: model.set_env(vec_normalize(env, synset)).")
     normalizer = model.get_vec_normalize_env()
+    if normalizer is not None and not normalizer.norm_obs:
+        normalizer = None  # it may still normalise rewards
+    wrapped = all(model.get_env().env_is_wrapped(NormalizeObservation))
+    if normalizer is not None and wrapped:
+        raise ExportError(
+            "The model's environment normalises observations twice: leave out NormalizeObservation, or give VecNormalize "
+            "norm_obs=False."
+        )
     if normalizer is not None:
         put_statistics(normalizer, synset)
-    elif not all(model.get_env().env_is_wrapped(NormalizeObservation)):
+    elif not wrapped:
         raise ExportError(
             "The model's environment does not normalise observations, and the students of this synset see normalised "
             "ones. Make the model on minari_distill.exporters.stable_baselines3.vec_normalize(env, synset)."

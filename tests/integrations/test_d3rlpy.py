@@ -2,6 +2,7 @@
 
 import logging
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ import structlog  # noqa: E402
 
 from minari_distill.exporters import d3rlpy as exporter  # noqa: E402
 from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
+from tests.test_synset import make_synset  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,20 @@ def test_its_bc_scores_as_ours(synset, agrees, tmp_path, monkeypatch):
         )
         policies.append(bc.predict)
     agrees("d3rlpy BC", policies)
+
+
+def test_discrete_actions(tmp_path, monkeypatch):
+    """Integers go in, and its discrete BC takes them."""
+    monkeypatch.chdir(tmp_path)
+    discrete = make_synset(8, action_space=gymnasium.spaces.Discrete(3))
+    dataset = exporter.mdp_dataset(discrete)
+    assert dataset.dataset_info.action_size == 3
+    actions = [episode.actions.item() for episode in dataset.episodes]
+    np.testing.assert_array_equal(actions, discrete.to_arrays()["actions"])
+    bc = d3rlpy.algos.DiscreteBCConfig(batch_size=8, **exporter.scalers(discrete)).create()
+    quiet_logger = d3rlpy.logging.NoopAdapterFactory()
+    bc.fit(dataset, n_steps=300, n_steps_per_epoch=300, show_progress=False, logger_adapter=quiet_logger)
+    np.testing.assert_array_equal(bc.predict(discrete.observations), actions)
 
 
 def test_the_page_runs(synset, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from minari_distill.errors import ExportError  # noqa: E402
 from minari_distill.exporters import stable_baselines3 as exporter  # noqa: E402
 from minari_distill.wrappers import NormalizeObservation  # noqa: E402
 from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
+from tests.test_synset import make_synset  # noqa: E402
 
 KINDS = {PPO: {}, SAC: {"buffer_size": 10}, TD3: {"buffer_size": 10}}
 
@@ -67,6 +68,22 @@ def test_a_model_on_the_wrapper_or_on_statistics_of_its_own(synset):
     np.testing.assert_array_equal(own.obs_rms.mean, synset.observation_mean.astype(np.float64))
     wrapped = DummyVecEnv([lambda: NormalizeObservation.from_synset(gymnasium.make("Hopper-v5"), synset)])
     assert len(exporter.pretrain(make(SAC, wrapped), synset, steps=2)) == 2
+    rewards_alone = VecNormalize(wrapped, norm_obs=False)
+    assert len(exporter.pretrain(make(PPO, rewards_alone), synset, steps=2)) == 2
+    with pytest.raises(ExportError, match="normalises observations twice"):
+        exporter.pretrain(make(PPO, VecNormalize(wrapped)), synset)
+
+
+def test_discrete_actions():
+    """PPO learns the probabilities of the synset's actions."""
+    space = gymnasium.make("CartPole-v1").observation_space
+    discrete = make_synset(6, space, gymnasium.spaces.Discrete(2))
+    env = exporter.vec_normalize(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")]), discrete)
+    model = make(PPO, env)
+    exporter.pretrain(model, discrete, steps=500)
+    x = torch.as_tensor(env.normalize_obs(discrete.observations))
+    probabilities = model.policy.get_distribution(x).distribution.probs.detach()
+    np.testing.assert_allclose(probabilities, discrete.actions, atol=0.02)
 
 
 @pytest.mark.parametrize("kind", [PPO, SAC])
