@@ -10,17 +10,22 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from small_transitions import point_mass
 
 from minari_distill.config import make_config
 from minari_distill.errors import ConfigError, TeacherError
-from minari_distill.networks import forward
+from minari_distill.inner.mlp import Parameters
+from minari_distill.networks import Architecture, forward
+from minari_distill.objectives import Labels, find_objective
+from minari_distill.outer import _BatchLoss
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.teachers import learn_teacher, load_teacher, make_trainer, save_teacher
 from minari_distill.teachers.cal_ql import CalQL
 from minari_distill.teachers.discrete_cal_ql import DiscreteCalQL
+from minari_distill.teachers.q_teacher import QTeacher
 from minari_distill.transitions import Transitions
+from minari_distill.units import Units
+from tests.small_transitions import point_mass
 
 CPU = torch.device("cpu")
 
@@ -337,3 +342,53 @@ def test_the_captured_step_equals_the_plain_one():
     for _ in range(4):
         stepwise._step()
     torch.testing.assert_close(captured.critics, stepwise.critics, rtol=1e-9, atol=1e-11)
+
+
+def linear_teacher() -> QTeacher:
+    """Q(s, ·) = (x, −x) · 10 in raw returns, τ = 1: π*(s) is (e^2x, 1) / (e^2x + 1)."""
+    arch = Architecture(1, 2, (), "linear")
+    units = Units.of([0.0], [1.0], [0, 0], [1, 1], discrete=True)
+    critic = torch.tensor([[1.0, -1.0, 0.0, 0.0]])
+    return QTeacher(
+        critic=critic,
+        critic_arch=arch,
+        temperature=1.0,
+        units=units,
+        metadata={"method": "test"},
+        q_scale=10.0,
+    )
+
+
+X = [math.log(2) / 2, math.log(3) / 2]
+
+
+@pytest.mark.parametrize(
+    ("objective", "y", "w", "H"),
+    [
+        ("dbc", [[1, 0], [0, 1]], [1, 1], 0.8370),
+        ("pbc", [[2 / 3, 1 / 3], [3 / 4, 1 / 4]], [1, 1], 0.6081),
+        ("av_pbc", [[2 / 3, 1 / 3], [3 / 4, 1 / 4]], [0.5922, 1.4078], 0.5894),
+    ],
+)
+def test_objectives_of_two_states_by_hand(objective, y, w, H):
+    """States x = log(2)/2 and log(3)/2, the data's actions 0 and 1, a student that says (¾, ¼) everywhere.
+
+    π* = (2/3, 1/3) and (3/4, 1/4); q = 10 x (p_0 − p_1) = 1.1552 and 2.7465, their mean 1.9508: w = 0.5922, 1.4078.
+    Cross-entropies, −Σ_a y_a log π_a with −log π = (0.2877, 1.3863):
+        DBC     0.2877 and 1.3863, mean 0.8370
+        PBC     2/3 · 0.2877 + 1/3 · 1.3863 = 0.6539 and 3/4 · 0.2877 + 1/4 · 1.3863 = 0.5623, mean 0.6081
+        Av-PBC  (0.5922 · 0.6539 + 1.4078 · 0.5623) / 2 = 0.5894
+    """
+    teacher, obs = linear_teacher(), torch.tensor(X)[:, None]
+    p = teacher.policy(obs)
+    labels = Labels(torch.eye(2), p, teacher.q(obs, p), obs)
+    target, weight = find_objective(objective)(labels, settings())
+    torch.testing.assert_close(target, torch.tensor(y, dtype=torch.float32))
+    torch.testing.assert_close(weight[:, 0], torch.tensor(w, dtype=torch.float32), atol=1e-4, rtol=0)
+
+    arch = Architecture(1, 2, (3,), "softmax")
+    theta = torch.zeros(1, arch.n_parameters)
+    theta[0, -2] = math.log(3)
+    loss = _BatchLoss(arch, 1, 2, dtype=torch.float32, device=CPU)
+    loss.load(0, obs, target, weight, torch.arange(2))
+    assert loss.value(Parameters.of(theta, arch)).item() == pytest.approx(H, abs=1e-4)
