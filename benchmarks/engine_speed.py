@@ -1,6 +1,8 @@
 """How fast an outer step is, beside the same machine's limit and the straightforward implementation.
 
-    python -m benchmarks.engine_speed [--threads 2] [--precision float32] [--reference] [--scaling] [--device cpu]
+    python -m benchmarks.engine_speed [--threads 2] [--rounds 5] [--device cpu]
+    python -m benchmarks.engine_speed --ratio      # one student only: engine and reference in turn, best and median
+    python -m benchmarks.engine_speed --scaling
 
 The limit is the time of the outer step's matrix products alone, each shape timed in the same run; operands
 stream from a tape as in the engine, so that neither side finds them in the caches. Every figure is the
@@ -47,7 +49,8 @@ def products(config: DistillConfig) -> list[tuple[int, tuple[int, int, int]]]:
     counts = []
     for l, (i, o) in enumerate(arch.shapes):
         first = l == 0
-        untaped = (T - W) / 2 if config.window else 0  # the window's end is uniform in [W, T]
+        # The window ends anywhere in [W, T]; students of a pool take up where they were.
+        untaped = (T - W) / 2 if config.window and not config.student_pool else 0
         steps = untaped + W
         forward = (n, i, o)
         weights = (i, n, o)
@@ -83,9 +86,12 @@ def limit_seconds(config: DistillConfig, device: torch.device) -> tuple[float, f
     return seconds, operations
 
 
-def timed(function: Callable[[], None], device: torch.device, rounds: int = 3) -> float:
-    """Median seconds of one call, after a warm-up."""
-    function()
+def timed(
+    function: Callable[[], None], device: torch.device, rounds: int = 3, *, warm_up: bool = True
+) -> float:
+    """Median seconds of one call."""
+    if warm_up:
+        function()
     values = []
     for _ in range(rounds):
         _wait(device)
@@ -163,6 +169,40 @@ def compare(config: DistillConfig, device: torch.device, *, reference: bool, rou
     )
 
 
+def ratio(name: str, config: DistillConfig, device: torch.device, *, reference: bool, rounds: int) -> str:
+    """One row: engine and reference take turns; the best and the median of their times."""
+    sides = {"engine": make_loop(config, device).step}
+    if reference:
+        sides["reference"] = reference_step(config, device)
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for step in sides.values():
+        step()
+    for _ in range(rounds):
+        for side, step in sides.items():
+            seconds[side].append(timed(step, device, 1, warm_up=False))
+    summaries = {side: (min(t), statistics.median(t)) for side, t in seconds.items()}
+
+    def cells(pair: tuple[float, float], scale: float, digits: int) -> str:
+        return " | ".join(f"{scale * x:.{digits}f}" for x in pair)
+
+    engine = summaries["engine"]
+    products, _ = limit_seconds(config, device)
+    against = "– | – | – | –"
+    if reference:
+        other = summaries["reference"]
+        faster = (other[0] / engine[0], other[1] / engine[1])
+        against = f"{cells(other, 1000, 0)} | {cells(faster, 1, 2)}"
+    return (
+        f"| {name} | {config.precision} | {cells(engine, 1000, 0)} | {against} | "
+        f"{1000 * products:.0f} | {products / engine[1]:.2f} |"
+    )
+
+
+RATIO_HEADER = (
+    "| work | precision | ms a step, best | median | reference, best | median | times faster, best | median | "
+    "products alone, ms | share of limit |\n|" + "---|" * 10
+)
+
 HEADER = (
     "| products | K | n_syn | T | W | width | ms a step | GFLOP/s | products alone, GFLOP/s | share of limit | "
     "reference, ms | times faster |\n|" + "---|" * 12
@@ -175,13 +215,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ratio", action="store_true", help="one student: engine and reference in turn")
     parser.add_argument("--scaling", action="store_true", help="n_syn, T, K and width, each alone")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{args.threads} CPU threads"
-    print(f"{where}, torch {torch.__version__}\n\n{HEADER}")
     paper = make_config("paper")
+    header = RATIO_HEADER if args.ratio else HEADER
+    print(f"{where}, torch {torch.__version__}\n\n{header}", flush=True)
+    if args.ratio:
+        for name, preset in (("paper: SGD, T = W = 100", "paper"), ("quick: pool of Adam, W = 30", "quick")):
+            for precision in ("float32", "bfloat16"):
+                config = make_config(preset, precision=precision)
+                row = ratio(name, config, device, reference=preset == "paper", rounds=args.rounds)
+                print(row, flush=True)
+        return
     if not args.scaling:
         students = (1, 16) if device.type == "cuda" else (1, 4)
         for precision, K in itertools.product(("float32", "bfloat16"), students):
