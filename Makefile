@@ -30,7 +30,7 @@ integrations:
 
 # The site goes to site/; broken links, formulas that cannot be drawn and undocumented names end the build.
 docs: .venv/docs-installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Speed on this machine, as in docs/performance.md: an outer step, a teacher's step.
 bench: .venv/installed

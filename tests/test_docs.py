@@ -38,7 +38,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return BLOCK.findall(page.read_text())
 
 
-NEEDS_A_HUB = ("hub.md",)  # run by test_hub.py
+NEEDS_A_HUB = ("hub.md",)  # run by tests/hub/test_hub_commands.py
 NEEDS_CODEBASES = ("exporters.md",)  # run by test_exporters.py and, codebase by codebase, by integrations/
 RUN_ELSEWHERE = NEEDS_A_HUB + NEEDS_CODEBASES
 
@@ -149,12 +149,12 @@ def test_formulas_become_mathml():
 
 
 def test_docstrings_become_markdown():
-    """Examples and columns are fenced, sections stay, several names of one meaning stay together."""
+    """Examples and columns are fenced, sections stay, each of several names gets its entry."""
     pytest.importorskip("griffe", reason="of the extra 'docs'")
     from tools.docstrings import to_markdown
 
-    given = "Add π*.\n\n>>> 1 + 1  # doctest: +SKIP\n2\n\none    1\ntwo    2\n\nArgs:\n    a, b: Numbers."
+    given = "Add π*.\n\n>>> 1 + 1  # doctest: +SKIP\n2\n\none    1\ntwo    2\n\nArgs:\n    a, b: One [1][2]\n        or two.\n    c: C."
     assert to_markdown(given) == (
         "Add π\\*.\n\n```pycon\n>>> 1 + 1\n2\n```\n\n```text\none    1\ntwo    2\n```\n\n"
-        "Args:\n    a,\u00a0b: Numbers."
+        "Args:\n    a: One [1]\\[2]\n        or two.\n    b: One [1]\\[2]\n        or two.\n    c: C."
     )

@@ -12,8 +12,8 @@ from typing import Any
 import griffe
 
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields|Notes?|Examples?):$", re.M)
-_SEVERAL = re.compile(r"^ {4}\*{0,2}\w+(, \*{0,2}\w+)+: ", re.M)
-"""Several names of one meaning: a space after a comma would make the second one the type of the first."""
+_SEVERAL = re.compile(r"^ {4}(\*{0,2}\w+(?:, \*{0,2}\w+)+)(: .*\n?(?: {8}.*\n?)*)", re.M)
+"""Several names of one meaning: an entry of their section, with the lines that go on."""
 _COLUMNS = re.compile(r"\S {2,}\S")
 
 
@@ -22,7 +22,7 @@ def to_markdown(docstring: str) -> str:
     section = _SECTION.search(docstring)
     end = section.start() if section else len(docstring)
     paragraphs = [_paragraph(p) for p in re.split(r"\n[ ]*\n", docstring[:end].rstrip("\n"))]
-    tail = _SEVERAL.sub(lambda names: names[0].replace(", ", ",\u00a0"), docstring[end:])
+    tail = _SEVERAL.sub(_one_each, docstring[end:].replace("][", "]\\["))
     return "\n\n".join(paragraphs) + (f"\n\n{tail}" if tail else "")
 
 
@@ -35,7 +35,12 @@ def _paragraph(text: str) -> str:
         return f"```pycon\n{shown}\n```"
     if len(lines) > 1 and sum(bool(_COLUMNS.search(line)) for line in lines) > len(lines) / 2:
         return f"```text\n{text}\n```"
-    return text.replace("π*", "π\\*")
+    return text.replace("π*", "π\\*").replace("][", "]\\[")  # "[a][b]" would be a link
+
+
+def _one_each(entry: re.Match[str]) -> str:
+    names, meaning = entry[1].split(", "), entry[2].rstrip("\n")
+    return "\n".join(f"    {name}{meaning}" for name in names) + entry[2][len(meaning) :]
 
 
 class Docstrings(griffe.Extension):
