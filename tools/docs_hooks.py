@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minari_distill"
-COMMAND_LINE = {"__main__", "cli", "hub_cli", "terminal"}
+COMMAND_LINE = re.compile(r"__main__|(\w+_)?cli|completion|terminal")
 """Names of modules that hold commands and their printing: `minari-distill COMMAND --help` documents those."""
 
 OTHER_MODULES = "<!-- the modules that no other page names -->"
@@ -74,7 +74,7 @@ def _modules() -> dict[str, ast.Module]:
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         parts = parts[:-1] if parts[-1] == "__init__" else parts
-        if COMMAND_LINE & set(parts[-1:]) or any(p.startswith("_") for p in parts):
+        if any(p.startswith("_") for p in parts) or COMMAND_LINE.fullmatch("".join(parts[-1:])):
             continue
         modules[".".join((PACKAGE.name, *parts))] = ast.parse(path.read_text())
     return modules
