@@ -165,30 +165,6 @@ def test_files_that_are_no_agents_are_refused(tmp_path):
         Teacher.from_torchscript(tmp_path)
 
 
-def test_onnx_graphs(tmp_path):
-    """The graph of a module answers as the module does, and knows its dimensions."""
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    module, path = TwoLayers(), tmp_path / "policy.onnx"
-    export_onnx(module, path, dynamic=True)
-    teacher = load_teacher(path)
-    assert (teacher.obs_dim, teacher.act_dim) == (3, 2)
-    torch.testing.assert_close(teacher.policy(OBS), module(OBS).detach(), atol=1e-6, rtol=1e-5)
-    export_onnx(module, path, dynamic=False)  # a batch of one: asked row by row
-    torch.testing.assert_close(load_teacher(path).policy(OBS), module(OBS).detach(), atol=1e-6, rtol=1e-5)
-    (tmp_path / "noise.onnx").write_bytes(b"noise")
-    with pytest.raises(TeacherError, match="is no ONNX graph"):
-        load_teacher(tmp_path / "noise.onnx")
-
-
-def export_onnx(module: nn.Module, path: Path, *, dynamic: bool) -> None:
-    example = torch.zeros(2 if dynamic else 1, 3)
-    shapes = ({0: torch.export.Dim("n")},) if dynamic else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module, (example,), path, dynamic_shapes=shapes, external_data=False, verbose=False)
-
-
 def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if `package` were not installed."""
     monkeypatch.setitem(__import__("sys").modules, package, None)

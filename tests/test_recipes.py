@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import spec
 
@@ -134,38 +133,3 @@ def test_curves_are_read_back_and_drawn(tmp_path):
     text = fine_tune_online.table(curves, 5)
     assert "| scratch | 0 | 1 | not in 20 | 1 |" in text and "| synset | 0 | 9 | 20 | 9 |" in text
     assert fine_tune_online.plot(curves, 5, "title", tmp_path / "curve.png").stat().st_size > 1000
-
-
-TINY = {"n_steps": 32, "batch_size": 16, "n_epochs": 1}
-
-
-def test_the_warm_up_moves_the_critic_alone(synsets):
-    """The cloned actor is bit for bit what it was, and learns again afterwards."""
-    pytest.importorskip("stable_baselines3")
-    model = fine_tune_online.make_ppo(synsets[0], 0, fine_tune_online.ARMS["synset"] | TINY)
-    before = {name: p.clone() for name, p in model.policy.named_parameters()}
-    fine_tune_online.critic_warm_up(model, 64)
-    for name, parameter in model.policy.named_parameters():
-        assert torch.equal(parameter, before[name]) == ("value" not in name)
-        assert parameter.requires_grad
-    model.learn(64, reset_num_timesteps=False)
-    assert not torch.equal(model.policy.action_net.weight, before["action_net.weight"])
-
-
-def test_the_fine_tuning_recipe_runs(saved, tmp_path, capsys, monkeypatch):
-    """Both arms leave their curves, table and figure; a second run adds nothing."""
-    pytest.importorskip("stable_baselines3")
-    for arm, settings in fine_tune_online.ARMS.items():
-        monkeypatch.setitem(fine_tune_online.ARMS, arm, settings | TINY)
-    options = "--steps 128 --warm-up 32 --every 64 --seeds 1 --episodes 1 --target 0".split()
-    files = ["--csv", str(tmp_path / "c.csv"), "--figure", str(tmp_path / "c.png")]
-    fine_tune_online.main([saved[0], *options, *files])
-    curves = fine_tune_online.read_curves(tmp_path / "c.csv")
-    assert {key: curve[:, 0].tolist() for key, curve in curves.items()} == {
-        ("scratch", 0): [0, 64, 128],
-        ("synset", 0): [0, 64, 128],
-    }
-    assert "| synset | 0 |" in capsys.readouterr().out and (tmp_path / "c.png").exists()
-    before = (tmp_path / "c.csv").read_bytes()
-    fine_tune_online.main([saved[0], *options, *files])
-    assert (tmp_path / "c.csv").read_bytes() == before

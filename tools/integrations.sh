@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Each codebase that a synset can be exported to, in an environment of its own (their pins conflict), with its tests run
+# Each codebase that a synset or a policy can be exported to, in an environment of its own (their pins conflict), with its tests run
 # for real. `tools/integrations.sh` does all of them, `tools/integrations.sh torchrl tianshou` some.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,8 +14,9 @@ declare -A versions=(
   [stable_baselines3]="stable-baselines3==2.9.2"
   [tianshou]="tianshou==2.0.1"
   [rllib]="ray[rllib]==2.60.0"
+  [onnx]="onnxruntime==1.31.1"
 )
-order=(d3rlpy torchrl imitation stable_baselines3 tianshou rllib)
+order=(d3rlpy torchrl imitation stable_baselines3 tianshou rllib onnx)
 
 for name in "${@:-${order[@]}}"; do
   if [[ -z "${versions[$name]:-}" ]]; then
