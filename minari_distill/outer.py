@@ -6,8 +6,11 @@
     adjoint   (∂H/∂S, ∂H/∂A) over the window
     update    clip, Adam or momentum, then project A into its range
 
+With meta_gradient="kernel", the last two of these are one: ridge regression in the tangent kernel of the
+students at T' stands for their training (inner/kernel.py).
+
 With a pool, students are not drawn afresh at every step but live on: one set in turn trains for W more steps,
-is charged at their end, and starts anew once T steps old (the pool of FRePo; Zhou, Nezhadarya and Ba, 2022).
+is charged at their end, and starts anew once T (or `pool_life`) steps old (the pool of FRePo; Zhou, Nezhadarya and Ba, 2022).
 A long horizon then costs no more than a short one.
 
 Every draw is a function of (seed, step, student) alone: a resumed run needs no generator's state, and R
@@ -27,6 +30,7 @@ from torch import Tensor
 from minari_distill.config import DistillConfig
 from minari_distill.errors import Diverged
 from minari_distill.inner import InnerLoop
+from minari_distill.inner.kernel import kernel_meta_gradient, output_directions
 from minari_distill.inner.loop import NARROW, WIDE
 from minari_distill.inner.mlp import Parameters, Passes, Record
 from minari_distill.networks import Architecture, initialize
@@ -86,7 +90,7 @@ class OuterLoop:
         self.inner = InnerLoop(
             config.recipe,
             n_students=len(self.students),
-            window=config.window_steps,
+            window=0 if config.meta_gradient == "kernel" else config.window_steps,
             memory_budget=config.memory_budget_gb * 1e9,
             **sizes,
         )
@@ -94,9 +98,10 @@ class OuterLoop:
 
         K, B = len(self.students), config.outer_batch
         where: dict[str, Any] = {"dtype": dtype, "device": device}
-        self._outer = _BatchLoss(self.arch, K, B, precision=config.precision, device=device)
-        held = min(len(problem.held_obs), _VALIDATION_STATES)
         exact = "float64" if config.precision == "float64" else "float32"
+        charged_in = exact if config.meta_gradient == "kernel" else config.precision
+        self._outer = _BatchLoss(self.arch, K, B, precision=charged_in, device=device)
+        held = min(len(problem.held_obs), _VALIDATION_STATES)
         self._held = _BatchLoss(self.arch, config.validation_students, held, precision=exact, device=device)
         self._held_indices = torch.randperm(
             len(problem.held_obs), generator=_generator(torch.device("cpu"), config.seed, -2)
@@ -108,7 +113,9 @@ class OuterLoop:
         self.pool = StudentPool(config, self.inner) if config.student_pool else None
         self._gradient: tuple[Tensor, Tensor, Tensor] | None = None
         self._replay_advance = _Captured(self.inner.advance, device)
-        self._replay_finish = _Captured(self._finish, device)
+        finish = self._finish_kernel if config.meta_gradient == "kernel" else self._finish
+        self._replay_finish = _Captured(finish, device)
+        self._directions = output_directions(self.arch, _generator(device, config.seed, -3)).to(dtype)
 
         self.step_count = 0
         self.norm_mean = torch.zeros((), **where)  # running mean of the gradient norm; 0 = none yet
@@ -151,6 +158,7 @@ class OuterLoop:
                 len(self.problem.obs), (config.outer_batch,), generator=generator, device=self.device
             )
             self._outer.load(k, self.problem.obs, self.problem.target, self.problem.weight, indices)
+        self._directions.copy_(output_directions(self.arch, _generator(self.device, config.seed, t, -4)))
         W, T = config.window_steps, config.inner_steps
         if self.pool:
             return 0, W
@@ -165,6 +173,26 @@ class OuterLoop:
             self.pool.note_end()
         loss, lam = self._outer.gradient(theta)
         gS, gA = self.inner.meta_gradient(lam)
+        K = self.config.n_students
+        self._gradient = (loss.sum() / K, gS / K, gA / K)
+
+    def _finish_kernel(self) -> None:
+        """The window's inner steps, then the charge by kernel regression."""
+        for _ in range(self.config.window_steps):
+            self.inner.advance()
+        if self.pool:
+            self.pool.note_end()
+        loss, gS, gA = kernel_meta_gradient(
+            self.inner.master,
+            self.S,
+            self.A,
+            self._outer.obs[..., :-1],
+            self._outer.target,
+            self._outer.weight,
+            arch=self.arch,
+            directions=self._directions,
+            ridge=self.config.ridge,
+        )
         K = self.config.n_students
         self._gradient = (loss.sum() / K, gS / K, gA / K)
 
@@ -299,7 +327,10 @@ class StudentPool:
 
     def __init__(self, config: DistillConfig, inner: InnerLoop):
         self.inner, self.size = inner, config.student_pool
-        self.window, self.horizon = config.window_steps, config.inner_steps
+        self.window, self.horizon = (
+            config.window_steps,
+            min(config.pool_life or config.inner_steps, config.inner_steps),
+        )
         self.sets = [[t.clone() for t in inner.state()] for _ in range(self.size)]
         self._end = [t.clone() for t in inner.state()]
         # Steps each set has yet to live before it starts anew; 0 = it starts at its next turn.

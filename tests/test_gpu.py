@@ -42,9 +42,12 @@ def test_the_meta_gradient_is_the_cpus(optimizer, head):
 
 @pytest.mark.parametrize("pool", [0, 2])
 @pytest.mark.parametrize("inner", ["momentum", "adam"])
-def test_a_captured_step_equals_an_eager_one(pool, inner):
+@pytest.mark.parametrize("meta_gradient", ["unroll", "kernel"])
+def test_a_captured_step_equals_an_eager_one(pool, inner, meta_gradient):
     """Ten steps, of which the last seven replay graphs, give the bits of ten eager ones."""
-    config = small(student_pool=pool, inner_optimizer=inner, inner_lr=0.01, inner_eps=1e-3)
+    config = small(
+        student_pool=pool, inner_optimizer=inner, inner_lr=0.01, inner_eps=1e-3, meta_gradient=meta_gradient
+    )
     captured, eager = (OuterLoop(*problem(), config, CUDA) for _ in range(2))
     eager._replay_advance.on_gpu = eager._replay_finish.on_gpu = False
     for _ in range(10):
@@ -55,9 +58,10 @@ def test_a_captured_step_equals_an_eager_one(pool, inner):
     torch.testing.assert_close(captured.A, eager.A, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_never_waits_for_the_device():
+@pytest.mark.parametrize("meta_gradient", ["unroll", "kernel"])
+def test_a_step_never_waits_for_the_device(meta_gradient):
     """PyTorch's own detector of host synchronisation stays silent over captured steps."""
-    loop = OuterLoop(*problem(), small(student_init="torch"), CUDA)
+    loop = OuterLoop(*problem(), small(student_init="torch", meta_gradient=meta_gradient), CUDA)
     for _ in range(4):
         loop.step()
     torch.cuda.set_sync_debug_mode("error")

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from minari_distill.config import make_config
 from minari_distill.inner.kernel import (
     MOST_DIRECTIONS,
     head_inverse,
@@ -135,11 +134,3 @@ def test_resume_equals_unbroken():
     second.load_state(saved)
     run(config, 5, second)
     assert torch.equal(whole.S, second.S) and torch.equal(whole.A, second.A)
-
-
-def test_a_pool_cannot_outlive_the_training():
-    """pool_life above inner_steps is refused by name."""
-    from minari_distill.errors import ConfigError
-
-    with pytest.raises(ConfigError, match="pool_life=50"):
-        make_config(inner_steps=40, window=10, pool_life=50)

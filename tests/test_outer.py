@@ -34,6 +34,8 @@ def small(**overrides):
         "student_init": "orthogonal",
         "output_gain": 0.01,
         "student_pool": 0,
+        "pool_life": 0,
+        "meta_gradient": "unroll",
     }
     return make_config(**(settings | overrides))
 
@@ -103,9 +105,10 @@ def test_a_pool_of_one_is_one_long_training():
     torch.testing.assert_close(lives[3][2], expected, rtol=0, atol=1e-6)
 
 
-def test_students_shared_by_two_ranks_equal_one_rank():
+@pytest.mark.parametrize("meta_gradient", ["unroll", "kernel"])
+def test_students_shared_by_two_ranks_equal_one_rank(meta_gradient):
     """The charges of students {0} and {1, 2}, computed apart and added up, are those of {0, 1, 2}."""
-    config = small(n_students=3, precision="float64")
+    config = small(n_students=3, precision="float64", meta_gradient=meta_gradient)
     whole = OuterLoop(*problem(), config, CPU)
 
     def charge(students):
@@ -120,7 +123,7 @@ def test_students_shared_by_two_ranks_equal_one_rank():
         loop.inner.begin(loop._theta_0, loop.S, loop.A)
         for _ in range(start):
             loop.inner.advance()
-        loop._finish()
+        loop._replay_finish()
         return loop._known_gradient()
 
     parts = [charge(range(0, 1)), charge(range(1, 3))]
