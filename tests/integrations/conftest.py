@@ -55,36 +55,42 @@ class Clone:
 
 
 @pytest.fixture(scope="session")
-def reference(synset, request) -> float:
-    """Mean normalised score of `behavior_clone` students: 3 × 256 ReLU, tanh, Adam 1e-3, whole batches.
+def reference(synset, request) -> Callable[[str], float]:
+    """`reference(head)`: mean normalised score of `behavior_clone` students, 3 × 256 ReLU, Adam 1e-3, whole batches.
 
-    The lane trains them once: pytest's cache hands the score on to the next codebase's environment.
+    A lane trains them once: pytest's cache hands the score on to the next codebase's environment.
     """
     digest = hashlib.sha256(synset.observations.tobytes() + synset.actions.tobytes()).hexdigest()[:12]
-    key = f"reference/{digest}-{RECIPE.steps}-{N_STUDENTS}x{N_EPISODES}-torch-{torch.__version__}"
-    known = request.config.cache.get(key, None)
-    if known is None:
-        policies = md.behavior_clone(synset, recipe=RECIPE, n_policies=N_STUDENTS, seed=0).members()
-        score = md.evaluate(policies, synset, n_episodes=N_EPISODES)
-        print(f"\nbehavior_clone: {score}")
-        known = score.score.mean
-        request.config.cache.set(key, known)
-    return known
+
+    def score_of(head: str) -> float:
+        protocol = f"{head}-{RECIPE.steps}-{N_STUDENTS}x{N_EPISODES}-torch-{torch.__version__}"
+        key = f"reference/{digest}-{protocol}"
+        known = request.config.cache.get(key, None)
+        if known is None:
+            recipe = RECIPE.replace(head=head)
+            policies = md.behavior_clone(synset, recipe=recipe, n_policies=N_STUDENTS, seed=0).members()
+            score = md.evaluate(policies, synset, n_episodes=N_EPISODES)
+            print(f"\nbehavior_clone, {head} head: {score}")
+            known = score.score.mean
+            request.config.cache.set(key, known)
+        return known
+
+    return score_of
 
 
 @pytest.fixture
 def agrees(synset, reference) -> Callable[..., None]:
-    """`agrees(name, act functions)`: within 15 % of the reference; a policy a seed, the same episodes for all."""
+    """`agrees(name, act functions, head)`: within 15 % of our students with that head, on the same episodes."""
 
-    def check(name: str, policies: list[Callable[[np.ndarray], Any]]) -> None:
+    def check(name: str, policies: list[Callable[[np.ndarray], Any]], head: str = "tanh") -> None:
         clones = [
             Clone(lambda obs, act=act: np.asarray(act(obs)), synset.observation_codec, synset.action_codec)
             for act in policies
         ]
         score = md.evaluate(clones, synset, n_episodes=N_EPISODES)
-        mean = score.score.mean
-        print(f"\n{name}: {score}; behavior_clone {reference:.1f}, ratio {mean / reference:.2f}")
-        assert 0.85 * reference <= mean <= reference / 0.85
+        mean, ours = score.score.mean, reference(head)
+        print(f"\n{name}: {score}; behavior_clone {ours:.1f}, ratio {mean / ours:.2f}")
+        assert 0.85 * ours <= mean <= ours / 0.85
 
     return check
 
