@@ -20,8 +20,8 @@ from minari_distill.cli import app
 from minari_distill.config import GENERAL_RECIPE
 from minari_distill.distill import distill
 from minari_distill.errors import ConfigError
-from minari_distill.plots import render_strip
 from minari_distill.networks import Architecture, initialize
+from minari_distill.plots import render_strip
 from minari_distill.progress import silent
 from minari_distill.teachers import NetworkTeacher, save_teacher
 from minari_distill.transitions import EMBEDDED_ID
@@ -339,3 +339,22 @@ def test_states_and_what_follows_them_are_two_rows_of_pictures(dataset, tmp_path
         pytest.skip("no OpenGL on this machine")
     picture = np.asarray(Image.open(tmp_path / "strip.png"))
     assert picture.shape == (400, 400, 3) and (picture[:200] != picture[200:]).any()
+
+
+def test_bars_are_means_over_seeds(monkeypatch, tmp_path):
+    """Two seeds of 40 and 60: one bar of 50 ± t(1)·σ/√2 = 12.706 · 10; the teacher is a line; other sizes are left out."""
+    drawn = []
+    monkeypatch.setattr(
+        figures, "returns_by_objective", lambda *given, **options: drawn.append((given, options))
+    )
+    row = {"dataset": "a/b-v0", "group": "main", "method": "dbc", "label": "quick", "protocol": "recipe", "n_syn": 8,
+           "seed": 0, "mean": 40.0, "ci95_half_width": 1.0, "unit": "normalised"}  # fmt: skip
+    teacher = row | {"method": "teacher", "label": "", "protocol": "teacher", "n_syn": None, "mean": 90.0}
+    rows = [row, row | {"seed": 1, "mean": 60.0}, row | {"n_syn": 4, "mean": 0.0}, teacher]
+    figures.objectives_figure(rows, "a/b-v0", tmp_path)
+    (bars, unit, title, path), options = drawn[0]
+    assert bars == {
+        "DBC (quick)": {"recipe students": {"mean": 50.0, "ci95_half_width": pytest.approx(127.06)}}
+    }
+    assert (unit, title, options) == ("score (normalised)", "a/b-v0: 8 pairs", {"teacher": 90.0})
+    assert figures.objectives_figure(rows, "none", tmp_path) is None and path.parent == tmp_path
