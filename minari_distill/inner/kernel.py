@@ -20,6 +20,8 @@ initialisation), the pool of trained students FRePo's (Zhou, Nezhadarya and Ba, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ MOST_DIRECTIONS = 8  # r: with more outputs than this, a random subspace of them
 
 def output_directions(arch: Architecture, generator: torch.Generator) -> Tensor:
     """R (r, act_dim) with orthonormal rows: all outputs, or a random subspace of 8 of them."""
-    where = {"device": generator.device}
+    where: dict[str, Any] = {"device": generator.device}
     if arch.act_dim <= MOST_DIRECTIONS:
         return torch.eye(arch.act_dim, **where)
     normal = torch.randn(arch.act_dim, MOST_DIRECTIONS, generator=generator, **where)
