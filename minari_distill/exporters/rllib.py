@@ -16,6 +16,7 @@ is what `ignore_final_observation=True` allows.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,9 @@ from minari_distill.exporters.require import needs
 from minari_distill.synset import Synset
 
 if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
     from ray.rllib.algorithms.bc import BCConfig
+    from ray.rllib.core.rl_module.rl_module import RLModule
 
 PLACEHOLDERS = ("rewards", "terminateds")
 
@@ -78,18 +81,30 @@ def bc_config(synset: Synset, path: str | Path, **model: Any) -> BCConfig:
         from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
         from minari_distill.exporters.rllib_module import NormalizingBCModule
-    import dataclasses
-
     settings = dataclasses.asdict(DefaultModelConfig(**{"fcnet_activation": "relu", **model}))
     settings |= {"obs_mean": synset.observation_mean.tolist(), "obs_std": synset.observation_std.tolist()}
     spec = RLModuleSpec(module_class=NormalizingBCModule, model_config=settings)
     return (
         BCConfig()
         .environment(observation_space=observation_box(synset), action_space=synset.action_codec.kept_space)
-        .offline_data(input_=[str(path)], ignore_final_observation=True, dataset_num_iters_per_learner=1)
+        .offline_data(
+            input_=[str(path)],
+            ignore_final_observation=True,
+            dataset_num_iters_per_learner=1,
+            map_batches_kwargs={"concurrency": 1},  # two workers, its default, for a few hundred rows
+        )
         .rl_module(rl_module_spec=spec)
         .training(train_batch_size_per_learner=len(synset))
     )
+
+
+def trained_module(algorithm: Algorithm) -> RLModule:
+    """The module as the learner has it: `forward_inference({"obs": raw})` gives the action distribution's inputs.
+
+    `algorithm.get_module()` is the environment runners' copy, which an algorithm without an environment has not.
+    """
+    results = algorithm.learner_group.foreach_learner(lambda learner: learner.module["default_policy"])
+    return next(iter(results)).get()
 
 
 def _lists(rows: np.ndarray) -> pa.Array:

@@ -18,7 +18,7 @@ from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docst
 
 @pytest.fixture(scope="module", autouse=True)
 def one_machine():
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
     yield
     ray.shutdown()
 
@@ -47,7 +47,7 @@ def test_its_normalisation_is_the_students(synset, tmp_path):
     """The encoder sees the students' x."""
     algorithm = build(synset, exporter.save(synset, tmp_path / "hopper.parquet"), 0)
     obs = torch.as_tensor(synset.observations)
-    x = algorithm.get_module(DEFAULT_MODULE_ID)._normalize(obs)
+    x = exporter.trained_module(algorithm)._normalize(obs)
     torch.testing.assert_close(x, synset.units().normalise(obs))
     algorithm.stop()
 
@@ -60,7 +60,7 @@ def test_its_bc_scores_as_ours(synset, agrees, tmp_path):
         algorithm = build(synset, path, seed)
         trained = algorithm.train()["learners"][DEFAULT_MODULE_ID]
         assert trained["num_module_steps_trained"] == 256 * STEPS
-        module = algorithm.get_module(DEFAULT_MODULE_ID)
+        module = exporter.trained_module(algorithm)
         algorithm.stop()
 
         def act(obs, module=module):
