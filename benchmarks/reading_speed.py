@@ -1,6 +1,7 @@
 """Seconds and memory to read a large Minari dataset, and what it costs to have it mapped instead of in memory.
 
     $ python -m benchmarks.reading_speed
+    $ python -m benchmarks.reading_speed --reader gather     # the last table alone
 
 A dataset of HalfCheetah's shape (1,000,000 steps, 1000 episodes, 17 float64 observations, 6 float32 actions, infos
 as the MuJoCo environments give them) is written to a temporary folder first, by Minari. Each reader runs in a
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
+from minari_distill.room import Room
 from minari_distill.transitions import load_transitions
 
 OBSERVATIONS = gym.spaces.Box(-np.inf, np.inf, (17,), np.float64)
@@ -126,11 +128,16 @@ def _memory() -> int:
 PAGE_OUT = 21  # Linux's MADV_PAGEOUT: write what is dirty, and forget
 
 
-def gather(batches: int = 50, states: int = 2048) -> str:
-    """Table rows: milliseconds to gather a batch of random states from arrays in memory and from mapped ones."""
+def gather(batches: int = 50, states: int = 2048, n: int = 1_000_000) -> str:
+    """Table rows: milliseconds to gather a batch of random states from an array in memory and from a mapped one."""
     rng = np.random.default_rng(0)
-    plain, mapped = (load_transitions(ID, memory_share=share) for share in (1.0, 0.0))
-    indices = [torch.as_tensor(rng.integers(len(plain), size=states)) for _ in range(batches)]
+    plain, mapped = (
+        Room(mapped=is_mapped).filled(
+            n, OBSERVATIONS.shape, "float32", lambda rows: rng.random((rows.stop - rows.start, 17))
+        )
+        for is_mapped in (False, True)
+    )
+    indices = [torch.as_tensor(rng.integers(n, size=states)) for _ in range(batches)]
 
     def milliseconds(array: np.ndarray, *, forget: bool = False) -> float:
         tensor, spent = torch.from_numpy(array), 0.0
@@ -142,11 +149,11 @@ def gather(batches: int = 50, states: int = 2048) -> str:
             spent += time.perf_counter() - started
         return 1000 * spent / batches
 
-    milliseconds(plain.observations)
+    milliseconds(plain)
     rows = {
-        "in memory": milliseconds(plain.observations),
-        "mapped, its pages in memory": milliseconds(mapped.observations),
-        "mapped, every page read from the disk": milliseconds(mapped.observations, forget=True),
+        "in memory": milliseconds(plain),
+        "mapped, its pages in memory": milliseconds(mapped),
+        "mapped, every page read from the disk": milliseconds(mapped, forget=True),
     }
     return "\n".join(f"| {name} | {ms:.2f} |" for name, ms in rows.items())
 
@@ -156,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--length", type=int, default=1000)
-    parser.add_argument("--reader", choices=[*READERS, "gather"], help=argparse.SUPPRESS)
+    parser.add_argument("--reader", choices=[*READERS, "gather"], help="one measurement alone")
     arguments = parser.parse_args()
     if arguments.reader == "gather":
         print(gather())
