@@ -1,5 +1,6 @@
 """Documentation is code: Python blocks run and print what the page says, commands parse, links lead somewhere."""
 
+import ast
 import dataclasses
 import importlib.util
 import inspect
@@ -13,6 +14,7 @@ import typer
 
 import minari_distill as md
 from minari_distill.cli import app
+from minari_distill.config import PRESETS
 from tools.docs_hooks import (
     OTHER_MODULES,
     public_names,
@@ -136,7 +138,13 @@ def test_every_setting_is_in_the_table():
     """A row for each field, with the presets' values; a field without a comment is refused."""
     rows = {m[1]: m[2] for m in re.finditer(r"^\| `(\w+)` \|(.*)\|$", settings_tables("DistillConfig"), re.M)}
     assert list(rows) == [field.name for field in dataclasses.fields(md.DistillConfig)]
-    assert rows["outer_steps"].split("|")[:3] == [" `900` ", " `600` ", " `50_000` "]
+    presets = {"quick": 0, "paper": 1}
+    for field in dataclasses.fields(md.DistillConfig):
+        default, *shown = [cell.strip(" `") for cell in rows[field.name].split(" | ")]
+        assert default == field.default or ast.literal_eval(default) == field.default, field.name
+        for preset, at in presets.items():
+            given = PRESETS[preset].get(field.name, "")
+            assert shown[at] == given or ast.literal_eval(shown[at]) == given, (preset, field.name)
 
 
 def test_formulas_become_mathml():
