@@ -52,7 +52,9 @@ def main(synset_id: str, folder: Path) -> None:
             for name in ("in", "out"):
                 with figure(folder / f"landing-{name}-{theme}.png", figsize=(4.4, 2.2)) as (_, axes):
                     alpha = 1.0 if name == "in" else 0.45
-                    axes.hexbin(*behind.T, gridsize=(60, 18), bins="log", cmap=shades, mincnt=1, lw=0, alpha=alpha)
+                    axes.hexbin(
+                        *behind.T, gridsize=(60, 18), bins="log", cmap=shades, mincnt=1, lw=0, alpha=alpha
+                    )
                     if name == "out":
                         axes.scatter(*points.T, s=17, c=synset.actions[:, 0], cmap=colours_of_actions, lw=0)
                     axes.set(xlim=_span(behind[:, 0]), ylim=_span(behind[:, 1]))
