@@ -59,8 +59,10 @@ class InnerLoop:
         both = {**narrow, "wide": WIDE[precision]}
         shape = (self.K, self.arch.n_parameters)
 
-        numbers = Record.numbers(self.arch, n_syn) + (1 + (3 if recipe.optimizer == "adam" else 0)) * shape[1]
-        fits = max(1, int(memory_budget // (numbers * self.K * NARROW[precision].itemsize)))
+        numbers = Record.numbers(self.arch, n_syn) + shape[1]
+        noted = 3 * shape[1] if recipe.optimizer == "adam" else 0
+        step = self.K * (numbers * NARROW[precision].itemsize + noted * WIDE[precision].itemsize)
+        fits = max(1, int(memory_budget // step))  # a record a step
         segments = max(1, -(-window // fits))
         self.segment = max(1, -(-window // segments))  # steps whose records are kept at once
 
@@ -98,7 +100,7 @@ class InnerLoop:
 
     def advance(self) -> None:
         """One inner step that leaves no record."""
-        self._step(0)
+        self._step(0, note=False)
 
     def record(self, window: int) -> Tensor:
         """The last `window` inner steps, recorded for `meta_gradient`; returns θ_T (K, P)."""
@@ -156,8 +158,8 @@ class InnerLoop:
             self._step(slot)
         return self.master
 
-    def _step(self, slot: int) -> None:
+    def _step(self, slot: int, *, note: bool = True) -> None:
         theta = self.theta[slot]
         theta.flat.copy_(self.master)
         self.passes.gradient(theta, self.S, self.A, self.weight, self.tape[slot], self.grad)
-        self.optimizer.step(self.master, self.grad.flat, slot)
+        self.optimizer.step(self.master, self.grad.flat, slot if note else None)

@@ -15,8 +15,8 @@ By the symmetry of second derivatives the same two tangent passes give what the 
     ∇_S⟨∇_θ L, V⟩ = δ̇_1 W_1ᵀ + δ_1 V_1ᵀ,      ∇_A⟨∇_θ L, V⟩ = d/dε ∂L/∂A (θ + εV)
 
 That is 3 matrix products a layer for the gradient and 6 for the tangents, 9 in all, and no graph
-(Pearlmutter, 1994, "Fast exact multiplication by the Hessian"). The 6 come in twos that are summed, and two are
-carried out as one product of twice the inner size:
+(Pearlmutter, 1994, "Fast exact multiplication by the Hessian"). The 6 come in twos that are summed. In bfloat16,
+where a call costs as much as its work, two are carried out as one product of twice the inner size:
 
     ż_l = [h ḣ] [V; W] + v,    δ̇ = [δ̇ δ] [W V]ᵀ ⊙ [h > 0],    (∇²L V)_W = [h; ḣ]ᵀ [δ̇; δ]
 
@@ -113,14 +113,31 @@ class Record:
 
 
 class _Pair:
-    """Two activations of one layer, row by row in one place: (K, n, 2, width)."""
+    """An activation of the tangent pass and its counterpart on the tape: ḣ with h, or δ̇ with δ.
 
-    def __init__(self, room: Tensor):
-        self.first, self.second = room.unbind(2)
-        self.first_bits, self.second_bits = _bits(self.first), _bits(self.second)
-        self.beside = room.flatten(2)  # [first second], (K, n, 2·width)
-        self.below = room.flatten(1, 2)  # their rows in turn, (K, 2n, width)
-        self.below_T = self.below.mT
+    `joined`, they lie row by row in one place, (K, n, 2, width), and the tape's is copied there.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], *, at: int, joined: bool, like: Tensor):
+        K, n, width = shape
+        self.joined = joined
+        if joined:
+            room = like.new_empty(K, n, 2, width)
+            self.own, self.taped = room.select(2, at), room.select(2, 1 - at)
+            self.beside = room.flatten(2)  # (K, n, 2·width)
+            self.below = room.flatten(1, 2)  # (K, 2n, width)
+            self.below_T = self.below.mT
+        else:
+            self.own = like.new_empty(K, n, width)
+            self.own_T = self.own.mT
+        self.own_bits = _bits(self.own)
+
+    def take(self, taped: Tensor) -> None:
+        """Bring the tape's activation to its place."""
+        if self.joined:
+            self.taped.copy_(taped)
+        else:
+            self.taped = taped
 
 
 class Passes:
@@ -128,7 +145,8 @@ class Passes:
 
     `weight` is c: one number, or (K, n, 1) for weighted pairs. `targets` A is (K or 1, n, act_dim).
     `dtype` is the type of the hidden layers and of the parameters given; the head, A and the weight stay in
-    `wide`, since y − A is a small difference of large numbers.
+    `wide`, since y − A is a small difference of large numbers. `joined` carries the tangents' products out in
+    twos; by default it is done in bfloat16 alone.
     """
 
     def __init__(
@@ -140,6 +158,7 @@ class Passes:
         dtype: torch.dtype,
         wide: torch.dtype,
         device: torch.device,
+        joined: bool | None = None,
     ):
         if arch.residual:
             raise ConfigError(
@@ -151,12 +170,15 @@ class Passes:
         def room(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
             return torch.empty(K, *shape, dtype=dtype, device=device)
 
-        self._hidden = [_Pair(room(n, 2, width)) for width in arch.hidden]  # h_l, ḣ_l
-        self._deltas = [_Pair(room(n, 2, o)) for _, o in arch.shapes]  # δ̇_l, δ_l
-        below = [room(2, i, o) for i, o in arch.shapes]  # V_l, W_l
-        self._below = [(both, both.flatten(1, 2)) for both in below]
-        beside = [room(i, 2, o) for i, o in arch.shapes]  # W_l, V_l
-        self._beside = [(both, both.flatten(2).mT) for both in beside]
+        self._joined = joined = dtype == torch.bfloat16 if joined is None else joined
+        like = room(0)
+        self._hidden = [_Pair((K, n, w), at=1, joined=joined, like=like) for w in arch.hidden]  # h_l, ḣ_l
+        self._deltas = [_Pair((K, n, o), at=0, joined=joined, like=like) for _, o in arch.shapes]  # δ̇_l, δ_l
+        if joined:
+            self._below = [room(2, i, o) for i, o in arch.shapes]  # V_l, W_l
+            self._below_flat = [both.flatten(1, 2) for both in self._below]
+            self._beside = [room(i, 2, o) for i, o in arch.shapes]  # W_l, V_l
+            self._beside_T = [both.flatten(2).mT for both in self._beside]
         self._head = room(n, arch.act_dim)  # z_L or ż_L as the last product leaves it
         self._head_wide, self._slope = (room(n, arch.act_dim, dtype=wide) for _ in range(2))
         self._ones = torch.ones((), dtype=wide, device=device)
@@ -204,33 +226,46 @@ class Passes:
     ) -> None:
         """Write ∇²L V into `hvp`, and add ∇_S⟨∇_θ L, V⟩, ∇_A⟨∇_θ L, V⟩ to `dS` and `dA` (K, n, ·)."""
         for l, h in enumerate(self._hidden):
-            h.first.copy_(tape.hidden[l])
+            h.take(tape.hidden[l])
             if l == 0:
-                torch.bmm(S, V.first, out=h.second)
+                torch.bmm(S, V.first, out=h.own)
             else:
-                self._tangent_layer(theta, V, l, out=h.second)
-            _mask(h.second_bits, h.first_bits, 0, grad_input=h.second_bits)
+                self._tangent_layer(theta, V, l, out=h.own)
+            _mask(h.own_bits, tape.hidden_bits[l], 0, grad_input=h.own_bits)
         self._tangent_layer(theta, V, self._last, out=self._head)
         self._head_delta_dot(A, weight, tape, dA)
         for l in range(self._last, -1, -1):
-            delta, (both, both_T) = self._deltas[l], self._beside[l]
-            delta.second.copy_(tape.deltas[l])
-            torch.stack((theta.weights[l], V.weights[l]), 2, out=both)
+            delta = self._deltas[l]
+            delta.take(tape.deltas[l])
             if l == 0:
-                torch.bmm(S.mT, delta.first, out=hvp.first)
-                dS.add_(torch.bmm(delta.beside, both_T))
+                torch.bmm(S.mT, delta.own, out=hvp.first)
+                dS.add_(self._tangent_back(theta, V, 0))
                 break
             h, back = self._hidden[l - 1], self._deltas[l - 1]
-            torch.bmm(h.below_T, delta.below, out=hvp.weights[l])
-            torch.sum(delta.first, 1, keepdim=True, out=hvp.biases[l])
-            torch.bmm(delta.beside, both_T, out=back.first)
-            _mask(back.first_bits, h.first_bits, 0, grad_input=back.first_bits)
+            if self._joined:
+                torch.bmm(h.below_T, delta.below, out=hvp.weights[l])
+            else:
+                torch.bmm(tape.hidden_T[l - 1], delta.own, out=hvp.weights[l]).baddbmm_(h.own_T, delta.taped)
+            torch.sum(delta.own, 1, keepdim=True, out=hvp.biases[l])
+            self._tangent_back(theta, V, l, out=back.own)
+            _mask(back.own_bits, tape.hidden_bits[l - 1], 0, grad_input=back.own_bits)
 
     def _tangent_layer(self, theta: Parameters, V: Parameters, l: int, out: Tensor) -> None:
-        """ż_l = [h ḣ] [V; W] + v, for every layer but the first."""
-        both, flat = self._below[l]
-        torch.stack((V.weights[l], theta.weights[l]), 1, out=both)
-        _affine(V.biases[l], self._hidden[l - 1].beside, flat, out=out)
+        """ż = h V + ḣ W + v, for every layer but the first."""
+        h, V_l, W_l = self._hidden[l - 1], V.weights[l], theta.weights[l]
+        if self._joined:
+            torch.stack((V_l, W_l), 1, out=self._below[l])
+            _affine(V.biases[l], h.beside, self._below_flat[l], out=out)
+        else:
+            _affine(V.biases[l], h.taped, V_l, out=out).baddbmm_(h.own, W_l)
+
+    def _tangent_back(self, theta: Parameters, V: Parameters, l: int, out: Tensor | None = None) -> Tensor:
+        """δ̇ Wᵀ + δ Vᵀ."""
+        delta = self._deltas[l]
+        if self._joined:
+            torch.stack((theta.weights[l], V.weights[l]), 2, out=self._beside[l])
+            return torch.bmm(delta.beside, self._beside_T[l], out=out)
+        return torch.bmm(delta.own, theta.weights_T[l], out=out).baddbmm_(delta.taped, V.weights_T[l])
 
     # The heads. With c the weight and r = y − A:
     #   linear   L = Σ c r²,            δ = 2c r,          δ̇ = 2c ż,               ∂L/∂A ↦ −2c ż
@@ -265,7 +300,7 @@ class Passes:
             dA.sub_(zdot)
             if self.arch.head == "tanh":
                 zdot.mul_(slope.sub_((y - A).mul_(y), alpha=2.0))
-        self._deltas[-1].first.copy_(zdot)
+        self._deltas[-1].own.copy_(zdot)
 
     def _one_minus_square(self, y: Tensor) -> Tensor:
         return torch.addcmul(self._ones, y, y, value=-1.0, out=self._slope)

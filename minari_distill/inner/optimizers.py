@@ -38,8 +38,8 @@ class Sgd:
     def reset(self) -> None:
         """Back to step 0."""
 
-    def step(self, theta: Tensor, grad: Tensor, slot: int) -> None:
-        """θ ← θ', in place; `slot` says where to note what the adjoint needs."""
+    def step(self, theta: Tensor, grad: Tensor, slot: int | None) -> None:
+        """θ ← θ', in place; `slot` says where to note what the adjoint needs, None that there will be none."""
         theta.add_(grad, alpha=-self.lr)
 
     def begin_adjoint(self) -> None:
@@ -66,7 +66,7 @@ class Momentum(Sgd):
         """m = 0."""
         self.m.zero_()
 
-    def step(self, theta: Tensor, grad: Tensor, slot: int) -> None:
+    def step(self, theta: Tensor, grad: Tensor, slot: int | None) -> None:
         """One step; the adjoint is linear and needs nothing from it."""
         self.m.mul_(self.momentum).add_(grad)
         theta.add_(self.m, alpha=-self.lr)
@@ -106,13 +106,13 @@ class Adam(Sgd):
         self.v.zero_()
         self.powers.fill_(1.0)
 
-    def step(self, theta: Tensor, grad: Tensor, slot: int) -> None:
+    def step(self, theta: Tensor, grad: Tensor, slot: int | None) -> None:
         """One step; notes g, ∂u/∂m' and −2 ∂u/∂v'.
 
         With ρ = √v', c₁ = 1−β₁ᵗ, s = √(1−β₂ᵗ) and d = ρ + s ε:  √v̂ + ε = d/s, therefore
         ∂u/∂m' = s/(c₁ d),  u = m' ∂u/∂m',  ∂u/∂v' = −u/(2ρd).
         """
-        g, by_m, by_v = self.tape[slot].unbind()
+        g, by_m, by_v = self.tape[slot or 0].unbind()
         g.copy_(grad)
         self.m.lerp_(g, 1 - self.beta1)
         self.v.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
@@ -124,7 +124,8 @@ class Adam(Sgd):
         torch.div((s / c1).to(theta.dtype), d, out=by_m)
         u = torch.mul(self.m, by_m, out=by_v)
         theta.add_(u, alpha=-self.lr)
-        u.div_(d).div_(root)
+        if slot is not None:
+            u.div_(d).div_(root)
 
     def begin_adjoint(self) -> None:
         """M = N = 0."""
