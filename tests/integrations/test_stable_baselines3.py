@@ -57,7 +57,8 @@ def test_its_policies_score_as_ours(synset, agrees, kind):
         losses = exporter.pretrain(model, synset, steps=STEPS, lr=LR)
         act = lambda obs, model=model, env=env: model.predict(env.normalize_obs(obs), deterministic=True)[0]  # noqa: E731
         errors = np.square(act(synset.observations) - synset.actions).mean(1)
-        assert len(errors) == 256 and errors.mean() < 3 * losses[-1] < 0.3 * losses[0]
+        assert len(errors) == 256
+        assert errors.mean() < 2 * losses[-1] + 1e-3 < 0.3 * losses[0]
         policies.append(act)
     agrees(f"Stable-Baselines3 {kind.__name__}", policies, head="linear" if kind is PPO else "tanh")
 
