@@ -225,11 +225,13 @@ def main() -> None:
     header = RATIO_HEADER if args.ratio else HEADER
     print(f"{where}, torch {torch.__version__}\n\n{header}", flush=True)
     if args.ratio:
-        for name, preset in (("paper: SGD, T = W = 100", "paper"), ("quick: pool of Adam, W = 30", "quick")):
+        pool = make_config(
+            inner_optimizer="adam", inner_eps=1e-6, window=30, student_pool=16, meta_gradient="unroll"
+        )
+        for name, config in (("paper: SGD, T = W = 100", paper), ("pool of Adam students, W = 30", pool)):
             for precision in ("float32", "bfloat16"):
-                config = make_config(preset, precision=precision)
-                row = ratio(name, config, device, reference=preset == "paper", rounds=args.rounds)
-                print(row, flush=True)
+                config = config.replace(precision=precision)
+                print(ratio(name, config, device, reference=config.preset == "paper", rounds=args.rounds))
         return
     if not args.scaling:
         students = (1, 16) if device.type == "cuda" else (1, 4)
