@@ -12,6 +12,7 @@ from minari_distill.config import GENERAL_RECIPE, DistillConfig, StudentRecipe, 
 from minari_distill.distill import distill
 from minari_distill.errors import MinariDistillError
 from minari_distill.evaluate import Evaluation, Score, evaluate
+from minari_distill.gallery import gallery
 from minari_distill.students import Policy, behavior_clone, load_policy
 from minari_distill.synset import Synset, load_synset
 from minari_distill.teachers import Teacher, load_teacher, save_teacher
@@ -31,6 +32,7 @@ __all__ = [
     "behavior_clone",
     "distill",
     "evaluate",
+    "gallery",
     "load_policy",
     "load_synset",
     "load_teacher",

@@ -224,6 +224,29 @@ _LARGEST_CHUNK = 2**24  # numbers: h5py reads a chunk whole, whatever the array'
 # ------------------------------------------------------------------------------------------------ files
 
 
+_RECORD_KEY = b"synset"
+
+
+def write_single(path: Path, observations: np.ndarray, actions: np.ndarray, record: dict[str, Any]) -> None:
+    """A whole synset as one Parquet file, vectors and all, with its record in the schema's metadata."""
+    columns = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(x).ravel()), x.shape[1])
+        for name, x in (("observation", observations), ("action", actions))
+    }
+    metadata = {_RECORD_KEY: json.dumps(record, sort_keys=True, allow_nan=False).encode()}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path, compression="zstd")
+
+
+def read_single(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Observations (n_syn, obs_dim), actions (n_syn, act_dim) and record of a `write_single` file."""
+    table = pq.read_table(path)
+    vectors = [
+        np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))
+        for name in ("observation", "action")
+    ]
+    return vectors[0], vectors[1], json.loads(table.schema.metadata[_RECORD_KEY])
+
+
 def pair_columns(name: str, vectors: np.ndarray, codec: SpaceCodec) -> dict[str, pa.Array]:
     """Columns of fixed-size lists: `name` for a space of one part, `name.<part>` for a tree."""
     columns = {}

@@ -196,6 +196,10 @@ class Synset:
             self._record(),
         )
 
+    def write_single(self, path: Path) -> None:
+        """One Parquet file with everything in it, as the gallery keeps them."""
+        layout.write_single(path, self.observations, self.actions, self._record())
+
     def push_to_hub(
         self,
         repo_id: str,
@@ -321,8 +325,9 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
     """Read a synset that `save` wrote.
 
     Args:
-        source: A local Minari id, a folder, a `MinariDataset`, or an address of a scheme in `ROADS`, for instance
-            "hf://me/hopper-synsets/hopper-medium-distilled-v0".
+        source: A local Minari id, a folder, a `MinariDataset`, an id of the gallery that ships with the package
+            ("gallery/hopper-medium-replay-v0"; see `gallery`), or an address of a scheme in `ROADS`, for
+            instance "hf://me/hopper-synsets/hopper-medium-distilled-v0".
 
     Returns:
         The synset, its vectors those that were saved, bit for bit.
@@ -330,14 +335,49 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
     Raises:
         SynsetError: There is none, it is an ordinary dataset, or its files are damaged.
     """
+    if isinstance(source, str) and source.startswith(GALLERY) and not _is_local(source):
+        path = GALLERY_FOLDER / f"{source.removeprefix(GALLERY)}.parquet"
+        if not path.is_file():
+            known = gallery_ids()
+            raise SynsetError(
+                f"The gallery holds no '{source}'.{did_you_mean(source, known)} It holds: {', '.join(known)}."
+            )
+        observations, actions, record = layout.read_single(path)
+        return _from_record(record, lambda *codecs: (observations, actions), path)
     data = _find(source)
-    metadata = layout.read_metadata(data)
-    record = metadata["synset"]
+    record = layout.read_metadata(data)["synset"]
+    synset = _from_record(
+        record, lambda *codecs: layout.read_pairs(data, int(record["n_syn"]), *codecs), data
+    )
+    check_folder(data.parent)
+    return synset
+
+
+GALLERY = "gallery/"
+"""Namespace of the synsets that ship with the package."""
+GALLERY_FOLDER = Path(__file__).parent / "data" / "gallery"
+
+
+def gallery_ids() -> list[str]:
+    """Ids of the synsets that ship with the package, for `load_synset`."""
+    return [f"{GALLERY}{path.stem}" for path in sorted(GALLERY_FOLDER.glob("*.parquet"))]
+
+
+def _is_local(dataset_id: str) -> bool:
+    return (get_dataset_path(dataset_id) / "data").is_dir()
+
+
+def _from_record(
+    record: dict[str, Any],
+    read: Callable[[SpaceCodec, SpaceCodec], tuple[np.ndarray, np.ndarray]],
+    where: Path,
+) -> Synset:
+    """The synset of a record, its pairs by `read` (observation codec, action codec)."""
     try:
         observation_codec = SpaceCodec.from_spec(record["observation_codec"])
         action_codec = SpaceCodec.from_spec(record["action_codec"])
-        observations, actions = layout.read_pairs(data, int(record["n_syn"]), observation_codec, action_codec)
-        synset = Synset(
+        observations, actions = read(observation_codec, action_codec)
+        return Synset(
             observations=observations,
             actions=actions,
             observation_codec=observation_codec,
@@ -353,9 +393,7 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
         raise
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise SynsetError(f"The synset in '{data}' is damaged: {what} Save or pull it anew.") from error
-    check_folder(data.parent)
-    return synset
+        raise SynsetError(f"The synset in '{where}' is damaged: {what} Save or pull it anew.") from error
 
 
 def _fetch_from_hub(address: str) -> Path:
@@ -445,7 +483,7 @@ def _find(source: Any) -> Path:
             f"A synset is a Minari id, a folder or a MinariDataset, not a {type(source).__name__}."
         )
     is_id = isinstance(source, str) and MINARI_ID.fullmatch(source) and not Path(source).is_dir()
-    if is_id and not (get_dataset_path(source) / "data").is_dir():
+    if is_id and not _is_local(str(source)):
         raise SynsetError(
             f"Synset '{source}' not found.{did_you_mean(str(source), local_ids())} List what is here with: minari list local"
         )

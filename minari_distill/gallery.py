@@ -1,0 +1,68 @@
+"""Synsets that ship with the package, ready to be cloned.
+
+>>> import minari_distill as md
+>>> print(md.gallery())  # doctest: +SKIP
+>>> policy = md.behavior_clone(md.load_synset("gallery/hopper-medium-replay-v0"))  # doctest: +SKIP
+
+`benchmarks/make_gallery.py` distils them, from teachers that it learns itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minari_distill.recorded import scores_of
+from minari_distill.synset import gallery_ids, load_synset
+
+
+@dataclass(frozen=True)
+class GalleryEntry:
+    """One synset of the gallery.
+
+    Attributes:
+        id: What `load_synset` takes.
+        dataset: Id of the dataset, or ids of the datasets, that it was distilled from.
+        environment: Gymnasium's id of the environment to act in; "" if unknown.
+        n_syn: Pairs.
+        score: Mean score of students that nothing was tuned for (`recipe="general"`), normalised.
+        teacher_score: The teacher's, likewise.
+    """
+
+    id: str
+    dataset: str
+    environment: str
+    n_syn: int
+    score: float
+    teacher_score: float
+
+
+class Gallery(list[GalleryEntry]):
+    """The entries, printed as a table."""
+
+    def __str__(self) -> str:
+        width = max((len(entry.id) for entry in self), default=2)
+        lines = [f"{'id':{width}}  pairs  score  teacher  environment"]
+        for e in self:
+            lines.append(
+                f"{e.id:{width}}  {e.n_syn:5}  {e.score:5.1f}  {e.teacher_score:7.1f}  {e.environment}"
+            )
+        return "\n".join(lines)
+
+
+def gallery() -> Gallery:
+    """The synsets that ship with the package, with the scores that were measured when they were made."""
+    entries = Gallery()
+    for synset_id in gallery_ids():
+        synset = load_synset(synset_id)
+        scores = scores_of(synset)
+        entries.append(
+            GalleryEntry(
+                id=synset_id,
+                dataset=" + ".join(synset.source.dataset_ids),
+                environment=synset.source.env_id or "",
+                n_syn=len(synset),
+                score=scores["general students"]["mean"],
+                teacher_score=scores["teacher"]["mean"],
+            )
+        )
+    return entries
