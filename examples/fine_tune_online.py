@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("synset", help="Minari id, folder or hf:// address of a synset")
     parser.add_argument("--steps", type=int, default=120_000, help="environment steps an arm and seed")
     parser.add_argument("--warm-up", type=int, default=10_240, help="of them, for the critic alone")
-    parser.add_argument("--target", type=float, default=2000.0, help="the stated return")
+    parser.add_argument("--target", type=float, default=1500.0, help="the stated return")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--every", type=int, default=10_000, help="environment steps between evaluations")
