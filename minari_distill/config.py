@@ -118,9 +118,9 @@ class DistillConfig:
     ridge: float = 1e-2  # "kernel": λ, as a share of the kernel's mean diagonal
 
     # Outer loop
-    outer_steps: int = 1500  # updates of the synset
+    outer_steps: int = 1000  # updates of the synset
     outer_optimizer: str = "adam"  # "adam" | "momentum"
-    outer_lr_obs: float = 3e-2  # learning rate of the states S, which are normalised
+    outer_lr_obs: float = 4e-2  # learning rate of the states S, which are normalised
     outer_lr_act: float = 1e-2  # learning rate of the actions A, in [-1, 1]
     outer_momentum: float = 0.9  # of "momentum"
     outer_betas: tuple[float, float] = (0.9, 0.99)  # of "adam"
@@ -133,7 +133,7 @@ class DistillConfig:
 
     # Selection by held-out loss, and checkpoints
     holdout_fraction: float = 0.1  # share of the transitions, in whole episodes
-    validate_every: int = 25  # outer steps between two validations
+    validate_every: int = 100  # outer steps between two validations
     validation_students: int = 2  # students of a validation
     checkpoint_every: int = 50  # outer steps between two checkpoints
 
@@ -219,12 +219,20 @@ class DistillConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     # Cal-QL as the paper ran it; students that nothing was tuned for.
     "default": {},
-    # Minutes on two CPU cores, teacher included: its narrow expert asks for a sharper weight.
+    # Minutes on two CPU cores, teacher included: its narrow expert asks for a sharper weight,
+    # and for the unroll (docs/results.md).
     "quick": {
         "teacher_method": "filtered_bc",
         "teacher_steps": 5_000,
         "outer_steps": 600,
         "q_power": 3.0,
+        "meta_gradient": "unroll",
+        "window": 30,
+        "student_pool": 16,
+        "pool_life": 0,
+        "inner_eps": 1e-6,  # Adam's adjoint divides by √v̂ + ε
+        "outer_lr_obs": 2e-2,
+        "outer_batch": 2048,
     },
     # The paper's procedure (arXiv 2410.22728, section 5 and appendix), so that numbers compare.
     "paper": {
@@ -243,6 +251,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "outer_schedule": "constant",
         "outer_clip": "norm",
         "outer_batch": 2560,
+        "validate_every": 25,
         "q_scale": 0.02,
     },
 }

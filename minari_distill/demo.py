@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minari_distill import plots
+from minari_distill.config import GENERAL_RECIPE
 from minari_distill.distill import distill
 from minari_distill.evaluate import TeacherPolicy, evaluate
 from minari_distill.files import write_atomically
@@ -64,7 +65,8 @@ def run_demo(
     score("random_pairs", students(random))
     score("relabelled_pairs", students(relabelled))
     score("synset", students(synset))
-    score("synset,_general_students", students(synset, recipe="general"))
+    if synset.recipe != GENERAL_RECIPE:
+        score("synset,_general_students", students(synset, recipe="general"))
     ensemble = behavior_clone(synset, n_policies=N_ENSEMBLE, seed=seed)
     score(f"synset,_ensemble_of_{N_ENSEMBLE}", ensemble)
     score("teacher", TeacherPolicy(teacher, synset.observation_codec, synset.action_codec))

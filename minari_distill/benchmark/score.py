@@ -122,8 +122,14 @@ def _synset_rows(
 ) -> Iterator[tuple[Reading, Row]]:
     wanted = sorted({r.outer_step for r in readings if r.outer_step is not None})
     synsets = dict(_snapshots(cell, wanted, out, report))
+    scored: dict[Any, Row] = {}  # protocols whose recipes are the same train the same students
     for reading in readings:
-        yield reading, score_reading(synsets[reading.outer_step], cell, reading, report)
+        synset = synsets[reading.outer_step]
+        recipe = resolve_recipe(synset.recipe, reading.protocol, reading.changes)
+        key = (reading.outer_step, recipe, reading.n_policies, reading.ensemble)
+        if key not in scored:
+            scored[key] = score_reading(synset, cell, reading, report)
+        yield reading, scored[key]
 
 
 def score_reading(synset: Synset, cell: Cell, reading: Reading, report: Report) -> Row:
