@@ -1,0 +1,44 @@
+"""The gallery: synsets inside the package load, clone and act, in a bare installation."""
+
+import numpy as np
+import pytest
+
+import minari_distill as md
+from minari_distill.errors import SynsetError
+from minari_distill.synset import load_synset
+
+
+def test_every_entry_loads_and_names_its_provenance():
+    """Each has its scores, its source, an environment and legal actions; the table shows each."""
+    entries = md.gallery()
+    assert entries
+    for entry in entries:
+        synset = load_synset(entry.id)
+        assert len(synset) == entry.n_syn and synset.config is not None
+        assert " + ".join(synset.source.dataset_ids) == entry.dataset and entry.environment
+        assert np.abs(synset.actions).max() <= 1.0
+        assert entry.id in str(entries)
+        assert entry.score / entry.teacher_score > 0.5
+
+
+def test_the_readme_s_first_policy_hops():
+    """A plain student of the Hopper synset scores above half of its teacher, over 3 episodes."""
+    synset = md.load_synset("gallery/hopper-medium-replay-v0")
+    policy = md.behavior_clone(synset)
+    entry = next(e for e in md.gallery() if e.id == "gallery/hopper-medium-replay-v0")
+    assert md.evaluate(policy, synset, n_episodes=3).normalized.mean() > 0.5 * entry.teacher_score
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    """And with what there is."""
+    with pytest.raises(SynsetError, match=r"Did you mean 'gallery/hopper-medium-replay-v0'"):
+        md.load_synset("gallery/hopper-medium-repaly-v0")
+
+
+def test_a_gallery_synset_saves_as_any_other(tmp_path):
+    """Single file → synset → Minari folder → synset: the same bits and the same record."""
+    synset = md.load_synset("gallery/hopper-medium-replay-v0")
+    again = md.load_synset(synset.save(tmp_path / "hopper-v0"))
+    np.testing.assert_array_equal(again.observations, synset.observations)
+    np.testing.assert_array_equal(again.actions, synset.actions)
+    assert again.metadata == synset.metadata and again.recipe == synset.recipe
