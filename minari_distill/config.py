@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from minari_distill.errors import ConfigError, did_you_mean
@@ -284,4 +285,22 @@ def _replace(config: Any, changes: dict[str, Any]) -> Any:
             raise ConfigError(
                 f"Unknown setting {name!r}.{did_you_mean(name, known)} Known settings: {', '.join(known)}."
             )
+    for name, value in changes.items():
+        _right_kind(name, value, getattr(config, name))
     return dataclasses.replace(config, **changes)
+
+
+def _right_kind(name: str, value: Any, default: Any) -> None:
+    """Refuse a text where a number belongs, half a step, or a number where a name belongs."""
+    if isinstance(default, bool):
+        fits, kind = isinstance(value, bool), "True or False"
+    elif isinstance(default, int):
+        fits, kind = isinstance(value, Integral) and not isinstance(value, bool), "a whole number"
+    elif isinstance(default, float):
+        fits, kind = isinstance(value, Real) and not isinstance(value, bool), "a number"
+    elif isinstance(default, str):
+        fits, kind = isinstance(value, str), "a name"
+    else:
+        fits, kind = isinstance(value, list | tuple), "a list"
+    if not fits:
+        raise ConfigError(f"{name}={value!r} must be {kind}, for example {name}={default!r}.")

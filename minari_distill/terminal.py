@@ -76,8 +76,15 @@ def parse_settings(pairs: list[str] | None, **given: Any) -> dict[str, Any]:
         try:
             settings[name] = json.loads(text)
         except json.JSONDecodeError:
-            settings[name] = text
+            settings[name] = _number_or_text(text)
     return settings
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)  # ".06", which JSON does not know
+    except ValueError:
+        return text
 
 
 @contextmanager

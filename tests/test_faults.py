@@ -352,6 +352,13 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
         "episode 1: .*rewards",
     ),
     # ------------------------------------------------------------------------------------------- settings
+    "text for a number": (
+        setting(outer_lr_obs="fast"),
+        ConfigError,
+        "outer_lr_obs='fast' must be a number, for example",
+    ),
+    "half a step": (setting(outer_steps=2.5), ConfigError, "outer_steps=2.5 must be a whole number"),
+    "number for a name": (setting(head=3), ConfigError, "head=3 must be a name"),
     "misspelt setting": (setting(n_sin=3), ConfigError, "Unknown setting 'n_sin'. Did you mean 'n_syn'"),
     "no pairs": (setting(n_syn=0), ConfigError, "n_syn=0 must be at least 1"),
     "too many pairs": (setting(n_syn=99), DatasetError, "n_syn=99, but .* has 24 transitions.*at most"),
