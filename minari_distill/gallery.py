@@ -50,7 +50,14 @@ class Gallery(list[GalleryEntry]):
 
 
 def gallery() -> Gallery:
-    """The synsets that ship with the package, with the scores that were measured when they were made."""
+    """The synsets that ship with the package, with the scores that were measured when they were made.
+
+    Returns:
+        An entry each; printed, a table.
+
+    Raises:
+        SynsetError: A file of the installation is damaged.
+    """
     entries = Gallery()
     for synset_id in gallery_ids():
         synset = load_synset(synset_id)
