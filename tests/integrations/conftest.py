@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import hashlib
 import importlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 
 import minari_distill as md
-from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 
 torch.set_num_threads(1)
@@ -29,20 +26,8 @@ RECIPE = md.GENERAL_RECIPE.replace(hidden_layers=3, hidden_width=256, head="tanh
 
 @pytest.fixture(scope="session")
 def synset() -> md.Synset:
-    """256 pairs for Hopper: the synset that `minari-distill demo` made with seed 0."""
-    with safe_open(Path(__file__).parent / "hopper.safetensors", "np") as file:
-        record = json.loads(file.metadata()["record"])
-        arrays = {name: file.get_tensor(name) for name in ("observations", "actions")}
-    return md.Synset(
-        **arrays,
-        observation_codec=SpaceCodec.from_spec(record["observation_codec"]),
-        action_codec=SpaceCodec.from_spec(record["action_codec"]),
-        source=Source.from_json(record["source"]),
-        observation_mean=np.array(record["normalisation"]["mean"], np.float32),
-        observation_std=np.array(record["normalisation"]["std"], np.float32),
-        recipe=md.StudentRecipe(**record["recipe"]),
-        metadata=record["metadata"],
-    )
+    """256 pairs for Hopper, of the gallery."""
+    return md.load_synset("gallery/hopper-medium-replay-v0")
 
 
 @dataclass(frozen=True)
