@@ -107,7 +107,7 @@ WORLDS: dict[
     "cartpole": (
         make_cartpole,
         lambda _: balance,
-        {"teacher_method": "cal_ql", "teacher_steps": 3000, "q_temperature": 0.03},
+        {"teacher_method": "cal_ql", "teacher_steps": 3000, "q_temperature": 0.1},
     ),
     "pointmaze": (
         make_pointmaze,

@@ -16,16 +16,13 @@ SMALL = {
     "hidden_width": 64,
     "hidden_layers": 2,
     "outer_batch": 256,
-    "outer_steps": 60,
+    "outer_steps": 100,
     "validate_every": 20,
-    "inner_optimizer": "momentum",
-    "inner_lr": 0.2,
-    "inner_steps": 80,
-    "window": 20,
-    "student_pool": 0,
-    "meta_gradient": "unroll",
-    "student_init": "orthogonal",
-    "output_gain": 0.1,
+    "inner_lr": 3e-3,
+    "inner_steps": 300,
+    "window": 10,
+    "student_pool": 8,
+    "pool_life": 100,
 }
 
 
@@ -64,23 +61,23 @@ def test_cartpole_students_keep_nine_tenths_of_the_teachers_return():
         "teacher_steps": 400,
         "teacher_batch": 64,
         "critic_lr": 1e-3,
-        "q_temperature": 0.03,
+        "q_temperature": 0.1,
     }
-    returns = compare("test/cartpole-v0", students=2, episodes=2, **SMALL | of_teacher | {"objective": "pbc"})
+    returns = compare("test/cartpole-v0", students=6, episodes=4, **SMALL | of_teacher | {"objective": "pbc"})
     assert returns["teacher"].mean() > 200, returns
     assert returns["distilled"].mean() >= 0.9 * returns["teacher"].mean(), returns
 
 
 def test_students_reach_the_goals_that_they_are_given():
-    """Goals are parts of the observation; distilled pairs beat as many random ones that the teacher relabelled."""
+    """Goals are parts of the observation; each student of distilled pairs beats all of relabelled random ones."""
     gymnasium.register("test/ReachPoint-v0", "test_small_worlds:ReachPoint", max_episode_steps=60)
     try:
         env = gymnasium.make("test/ReachPoint-v0")
         record("test/reach-v0", env, reach, episodes=30, random_shares=(0.1, 1.0))
-        returns = compare("test/reach-v0", students=2, episodes=10, **SMALL)
+        returns = compare("test/reach-v0", students=6, episodes=10, **SMALL)
     finally:
         del gymnasium.registry["test/ReachPoint-v0"]
-    assert returns["distilled"].mean() > returns["random pairs relabelled"].mean(), returns
+    assert returns["distilled"].min() > returns["random pairs relabelled"].max(), returns
 
 
 class Corridor:
