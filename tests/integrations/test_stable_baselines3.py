@@ -103,7 +103,7 @@ def test_learning_goes_on(synset):
     """`model.learn` runs after `pretrain`, for each kind; TD3's target is its actor."""
     for kind in KINDS:
         model = make(kind, exporter.vec_normalize(hopper(), synset))
-        model.learning_starts, model.n_steps = 4, 64
+        model.learning_starts = 4
         exporter.pretrain(model, synset, steps=5)
         if kind is TD3:
             pairs = zip(model.actor.parameters(), model.actor_target.parameters(), strict=True)
