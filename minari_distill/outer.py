@@ -158,7 +158,8 @@ class OuterLoop:
                 len(self.problem.obs), (config.outer_batch,), generator=generator, device=self.device
             )
             self._outer.load(k, self.problem.obs, self.problem.target, self.problem.weight, indices)
-        self._directions.copy_(output_directions(self.arch, _generator(self.device, config.seed, t, -4)))
+        if config.meta_gradient == "kernel":
+            self._directions.copy_(output_directions(self.arch, _generator(self.device, config.seed, t, -4)))
         W, T = config.window_steps, config.inner_steps
         if self.pool:
             return 0, W
