@@ -2,8 +2,8 @@
 
     θ_{t+1}, state_{t+1} = optimiser(θ_t, state_t, g_t),   g_t = ∇_θ L_BC(θ_t; S, A),   t = 0 … T−1
 
-`train` runs the loop up to any end and records its last W steps (random truncated windows; Feng, Nanavati
-et al., "Embarrassingly simple dataset distillation", 2023). `meta_gradient` walks back over those W steps
+`train` runs the loop up to any end and records its last W steps (random truncated windows; Feng,
+Vedantam and Kempe, "Embarrassingly simple dataset distillation", 2023). `meta_gradient` walks back over those W steps
 with λ = ∂H/∂θ_T and returns Σ_t ∇_S⟨g_t, V_t⟩ and Σ_t ∇_A⟨g_t, V_t⟩.
 
 Memory: a record of every step of the window is kept if it fits the budget. If not, the window is cut into
