@@ -123,13 +123,16 @@ def test_steps_to_a_stated_return():
 
 
 def test_curves_are_read_back_and_drawn(tmp_path):
-    """What `append` wrote, by arm and seed; the table tells who reached the target."""
+    """What `append` wrote, by arm and seed; the table tells who reached the target, and when online learning counts."""
     path = tmp_path / "curve.csv"
     for arm, value in (("scratch", 1.0), ("synset", 9.0)):
         for step in (0, 10, 20):
             fine_tune_online.append(path, (arm, 0, step, value, 7))
     curves = fine_tune_online.read_curves(path)
     assert curves["synset", 0].tolist() == [[0, 9], [10, 9], [20, 9]]
-    text = fine_tune_online.table(curves, 5)
+    text = fine_tune_online.table(curves, 5, warm_up=-1)
     assert "| scratch | 0 | 1 | not in 20 | 1 |" in text and "| synset | 0 | 9 | 20 | 9 |" in text
+    assert "| synset | 0 | 9 | not in 20 | 9 |" in fine_tune_online.table(
+        curves, 5, warm_up=0
+    )  # two are left
     assert fine_tune_online.plot(curves, 5, "title", tmp_path / "curve.png").stat().st_size > 1000

@@ -17,7 +17,7 @@
     >>> bc.policy.predict(synset.observations, deterministic=True)[0].shape
     (256, 3)
 
-The policy takes raw observations and gives raw actions. A batch larger than the synset raises an error in imitation, and
+The policy takes raw observations and gives raw actions; its mean ends in a tanh, as students do. A batch larger than the synset raises an error in imitation, and
 what does not fill a batch is dropped: let `batch_size` divide the number of pairs.
 
 For behavioural cloning only: next_obs (the observation itself) and dones (True) are placeholders, and there are no
@@ -27,6 +27,7 @@ rewards; GAIL, AIRL and DAgger need trajectories. imitation 1.0.1 pins Gymnasium
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ with needs("imitation"):
     from imitation.data import serialize
     from imitation.data.types import Trajectory, Transitions
     from imitation.policies.base import NormalizeFeaturesExtractor
-    from stable_baselines3.common.policies import ActorCriticPolicy
+
+    from minari_distill.exporters.tanh_policy import TanhActorCriticPolicy
 
 PLACEHOLDERS = ("next_obs", "dones")
 
@@ -63,19 +65,28 @@ def extractor_kwargs(synset: Synset) -> dict[str, Any]:
     """Keywords of a Stable-Baselines3 policy that make its first layer divide by the source's statistics."""
     return {
         "features_extractor_class": NormalizeFeaturesExtractor,
-        "features_extractor_kwargs": {"normalize_class": lambda features_dim: Normalize.of(synset)},
+        "features_extractor_kwargs": {
+            "normalize_class": partial(
+                _normalize, mean=synset.observation_mean.tolist(), std=synset.observation_std.tolist()
+            )
+        },
     }
 
 
-def actor_critic_policy(synset: Synset, **kwargs: Any) -> ActorCriticPolicy:
+def _normalize(features_dim: int, mean: list[float], std: list[float]) -> Normalize:
+    """A function with a name, so that `policy.save` can pickle it."""
+    return Normalize(torch.tensor(mean), torch.tensor(std))
+
+
+def actor_critic_policy(synset: Synset, **kwargs: Any) -> TanhActorCriticPolicy:
     """A policy for imitation's `BC`: raw observations in, raw actions out.
 
     Args:
         synset: Whose spaces and statistics.
-        **kwargs: More arguments of `ActorCriticPolicy`, for instance net_arch; its layers are ReLU by default, as
+        **kwargs: More arguments of Stable-Baselines3's `ActorCriticPolicy`, for instance net_arch; its layers are ReLU by default, as
             students' are, where Stable-Baselines3's default is tanh.
     """
-    return ActorCriticPolicy(
+    return TanhActorCriticPolicy(
         observation_box(synset),
         synset.action_codec.kept_space,
         lr_schedule=lambda progress: 1e-3,  # unused: BC has an optimiser of its own

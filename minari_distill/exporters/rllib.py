@@ -1,9 +1,9 @@
-"""Synsets in RLlib: a Parquet file for `BCConfig().offline_data`, and a module that normalises by the source's statistics.
+"""Synsets in RLlib: a Parquet file for `BCConfig().offline_data`, and a module with a student's normalisation and head.
 
     >>> path = save(synset, "hopper.parquet")
     >>> config = bc_config(synset, path, fcnet_hiddens=[256, 256, 256])
-    >>> config.input_, config.ignore_final_observation
-    (['hopper.parquet'], True)
+    >>> config.input_ == [str(path.absolute())], config.ignore_final_observation
+    (True, True)
     >>> algorithm = config.environment("Hopper-v5").build_algo()  # doctest: +SKIP
     >>> results = algorithm.train()  # doctest: +SKIP
 
@@ -67,7 +67,10 @@ def save(synset: Synset, path: str | Path, *, overwrite: bool = False) -> Path:
 
 
 def bc_config(synset: Synset, path: str | Path, **model: Any) -> BCConfig:
-    """RLlib's BC on a file that `save` wrote: whole batches, raw observations in.
+    """RLlib's BC on a file that `save` wrote: whole batches, raw observations in, the mean of continuous actions through tanh.
+
+    The standard deviation of continuous actions is fixed at 0.1, so that RLlib's loss, the likelihood, is the students'
+    squared error.
 
     Args:
         synset: What `path` holds.
@@ -88,7 +91,7 @@ def bc_config(synset: Synset, path: str | Path, **model: Any) -> BCConfig:
         BCConfig()
         .environment(observation_space=observation_box(synset), action_space=synset.action_codec.kept_space)
         .offline_data(
-            input_=[str(path)],
+            input_=[str(Path(path).absolute())],  # Ray's workers have a working directory of their own
             ignore_final_observation=True,
             dataset_num_iters_per_learner=1,
             map_batches_kwargs={"concurrency": 1},  # two workers, its default, for a few hundred rows

@@ -4,7 +4,7 @@
     >>> from stable_baselines3 import PPO
     >>> from stable_baselines3.common.vec_env import DummyVecEnv
     >>> env = vec_normalize(DummyVecEnv([lambda: gymnasium.make("Hopper-v5")]), synset)
-    >>> model = PPO("MlpPolicy", env, seed=0, device="cpu")
+    >>> model = PPO(TanhActorCriticPolicy, env, seed=0, device="cpu")
     >>> losses = pretrain(model, synset, steps=50)
     >>> len(losses), losses[-1] < losses[0]
     (50, True)
@@ -12,6 +12,9 @@
 Stable-Baselines3 has no behavioural cloning of its own, and no format for pairs: `pretrain` trains the actor on all pairs
 at every step, by the mean squared error of its greedy action (cross-entropy for Discrete actions). Nothing else in the
 model is touched: critics, optimisers and replay buffers are as they were, and `model.learn` goes on from there.
+
+PPO's "MlpPolicy" can be pretrained too, but its mean is a linear layer, while SAC's and TD3's actors end in a tanh, as
+students do; so does `TanhActorCriticPolicy`.
 
 For behavioural cloning only: do not fill a replay buffer with a synset, it has no rewards and no next observations.
 """
@@ -34,6 +37,10 @@ from minari_distill.wrappers import NormalizeObservation
 with needs("stable_baselines3"):
     from stable_baselines3 import PPO, SAC, TD3
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+    from minari_distill.exporters.tanh_policy import TanhActorCriticPolicy
+
+__all__ = ["TanhActorCriticPolicy", "pretrain", "put_statistics", "vec_normalize"]
 
 
 def vec_normalize(env: VecEnv, synset: Synset) -> VecNormalize:
@@ -80,7 +87,8 @@ def pretrain(
             `minari_distill.wrappers.NormalizeObservation`.
         synset: The pairs.
         steps: Adam steps, each on all pairs.
-        lr: Adam's learning rate; the model's own optimisers are not used.
+        lr: Adam's learning rate at first; it falls to zero, since on so few pairs the loss of a constant one has spikes,
+            and the last step may lie on one. The model's own optimisers are not used.
         std: Standard deviation of the policy's exploration noise from here on, in units of half the action range
             (PPO, SAC). Cloning does not change the noise, and Stable-Baselines3's first one (1) drowns what was
             cloned: give 0.1 or so before `model.learn`.
@@ -104,6 +112,7 @@ def pretrain(
     target = torch.tensor(synset.actions if act.ndim == 1 else act, device=model.device).float()
     actor = model.policy if isinstance(model, PPO) else model.actor
     optimizer = torch.optim.Adam([p for p in actor.parameters() if p.requires_grad], lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     losses = []
     actor.train()
     for _ in range(steps):
@@ -111,6 +120,7 @@ def pretrain(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         losses.append(loss.item())
     actor.eval()
     optimizer.zero_grad()

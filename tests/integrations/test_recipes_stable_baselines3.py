@@ -19,14 +19,14 @@ TINY = {"n_steps": 32, "batch_size": 16, "n_epochs": 1}
 
 def test_the_warm_up_moves_the_critic_alone(synset):
     """The cloned actor is bit for bit what it was, and learns again afterwards."""
-    model = fine_tune_online.make_ppo(synset, 0, fine_tune_online.ARMS["synset"] | TINY)
+    model = fine_tune_online.make_ppo(synset, "synset", 0, **TINY)
     before = {name: p.clone() for name, p in model.policy.named_parameters()}
     fine_tune_online.critic_warm_up(model, 64)
     for name, parameter in model.policy.named_parameters():
         assert torch.equal(parameter, before[name]) == ("value" not in name)
         assert parameter.requires_grad
     model.learn(64, reset_num_timesteps=False)
-    assert not torch.equal(model.policy.action_net.weight, before["action_net.weight"])
+    assert not torch.equal(model.policy.action_net[0].weight, before["action_net.0.weight"])
 
 
 def test_the_fine_tuning_recipe_runs(synset, tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """Synsets in RLlib: nothing lost on the way in, its own BC trained, its policy as good as ours."""
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID  # noqa: E402
 
 from minari_distill.exporters import rllib as exporter  # noqa: E402
 from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
+from tests.test_synset import make_synset  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,11 +68,24 @@ def test_its_bc_scores_as_ours(synset, agrees, tmp_path):
         def act(obs, module=module):
             with torch.no_grad():
                 out = module.forward_inference({"obs": torch.as_tensor(obs)})["action_dist_inputs"]
-            u = out[:, :3]  # mean, then log std; actions live in [−1, 1]
+            u = out[:, :3]  # tanh of the mean, then log std; actions live in [−1, 1]
             return synset.units().unscale(u).numpy()
 
         policies.append(act)
-    agrees("RLlib BC", policies, head="linear")
+    agrees("RLlib BC", policies)
+
+
+def test_discrete_actions(tmp_path):
+    """Logits, as RLlib has them: BC learns every pair's action."""
+    discrete = make_synset(6, gymnasium.make("CartPole-v1").observation_space, gymnasium.spaces.Discrete(2))
+    algorithm = build(discrete, exporter.save(discrete, tmp_path / "cart.parquet"), 0)
+    algorithm.train()
+    module = exporter.trained_module(algorithm)
+    algorithm.stop()
+    logits = module.forward_inference({"obs": torch.as_tensor(discrete.observations).float()})[
+        "action_dist_inputs"
+    ]
+    np.testing.assert_array_equal(logits.argmax(1), discrete.actions.argmax(1))
 
 
 def test_the_page_runs(synset, tmp_path, monkeypatch):

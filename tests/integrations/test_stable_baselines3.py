@@ -13,27 +13,32 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize  # noqa: 
 
 from minari_distill.errors import ExportError  # noqa: E402
 from minari_distill.exporters import stable_baselines3 as exporter  # noqa: E402
+from minari_distill.exporters.tanh_policy import TanhActorCriticPolicy  # noqa: E402
 from minari_distill.wrappers import NormalizeObservation  # noqa: E402
 from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
 from tests.test_synset import make_synset  # noqa: E402
 
 KINDS = {PPO: {}, SAC: {"buffer_size": 10}, TD3: {"buffer_size": 10}}
+POLICIES = {PPO: TanhActorCriticPolicy, SAC: "MlpPolicy", TD3: "MlpPolicy"}
 
 
 def hopper():
     return DummyVecEnv([lambda: gymnasium.make("Hopper-v5")])
 
 
-def make(kind, env, seed=0):
+def make(kind, env, seed=0, policy_class=None):
     policy = {"net_arch": HIDDEN, "activation_fn": torch.nn.ReLU}
     if kind is PPO:
         policy["ortho_init"] = False  # initialised as our students are
-    return kind("MlpPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **KINDS[kind])
+    return kind(
+        policy_class or POLICIES[kind], env, seed=seed, device="cpu", policy_kwargs=policy, **KINDS[kind]
+    )
 
 
-def test_the_docstring_is_a_run(synset):
+@pytest.mark.parametrize("module", ["stable_baselines3", "tanh_policy"])
+def test_the_docstring_is_a_run(synset, module):
     """What opens the module is what it prints."""
-    run_docstring("minari_distill.exporters.stable_baselines3", synset)
+    run_docstring(f"minari_distill.exporters.{module}", synset)
 
 
 def test_its_normalisation_is_the_students(synset):
@@ -60,7 +65,51 @@ def test_its_policies_score_as_ours(synset, agrees, kind):
         assert len(errors) == 256
         assert errors.mean() < 2 * losses[-1] + 1e-3 < 0.3 * losses[0]
         policies.append(act)
-    agrees(f"Stable-Baselines3 {kind.__name__}", policies, head="linear" if kind is PPO else "tanh")
+    agrees(f"Stable-Baselines3 {kind.__name__}", policies)
+
+
+def test_mlp_policy_learns_the_pairs(synset):
+    """PPO's own policy, whose mean is linear: cloned all the same, clipped at the bounds."""
+    env = exporter.vec_normalize(hopper(), synset)
+    model = make(PPO, env, policy_class="MlpPolicy")
+    losses = exporter.pretrain(model, synset, steps=STEPS, lr=LR)
+    actions = model.predict(env.normalize_obs(synset.observations), deterministic=True)[0]
+    assert np.square(actions - synset.actions).mean() < 2 * losses[-1] < 0.3 * losses[0]
+
+
+def test_the_tanh_policy_is_ppos_otherwise():
+    """Pendulum's bounds are ±2: the mean is 2 tanh of the "MlpPolicy"'s, weight for weight, and small at first (gain 0.01).
+
+    The optimiser holds the same parameters, so that `learn` moves the head.
+    """
+    env = gymnasium.make("Pendulum-v1")
+    plain, ours = (PPO(p, env, seed=0, device="cpu").policy for p in ("MlpPolicy", TanhActorCriticPolicy))
+    obs = torch.randn(100, 3)
+    mean, bounded = (policy.get_distribution(obs).distribution.mean.detach() for policy in (plain, ours))
+    torch.testing.assert_close(bounded, 2 * mean.tanh())
+    weight = ours.action_net[0].weight
+    assert weight.norm().item() == pytest.approx(0.01)
+    assert any(p is weight for group in ours.optimizer.param_groups for p in group["params"])
+    ours.action_net[0].bias.data.fill_(100)
+    torch.testing.assert_close(ours(obs, deterministic=True)[0].detach(), torch.full((100, 1), 2.0))
+    unbounded = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+    with pytest.raises(ExportError, match="unbounded, and a tanh needs finite bounds"):
+        TanhActorCriticPolicy(env.observation_space, unbounded, lambda progress: 1e-3)
+
+
+def test_the_tanh_policy_is_saved_and_loaded(synset, tmp_path):
+    """Actions and optimiser survive, and learning goes on."""
+    env = exporter.vec_normalize(hopper(), synset)
+    model = PPO(TanhActorCriticPolicy, env, n_steps=16, batch_size=8, n_epochs=1, device="cpu").learn(16)
+    exporter.pretrain(model, synset, steps=20)
+    model.save(tmp_path / "ppo.zip")
+    loaded = PPO.load(tmp_path / "ppo.zip", env=env, device="cpu")
+    assert type(loaded.policy) is TanhActorCriticPolicy
+    x = env.normalize_obs(synset.observations)
+    before = model.predict(x, deterministic=True)[0]
+    np.testing.assert_array_equal(loaded.predict(x, deterministic=True)[0], before)
+    loaded.learn(16)
+    assert not np.array_equal(loaded.predict(x, deterministic=True)[0], before)
 
 
 def test_a_model_on_the_wrapper_or_on_statistics_of_its_own(synset):
@@ -82,7 +131,7 @@ def test_discrete_actions():
     space = gymnasium.make("CartPole-v1").observation_space
     discrete = make_synset(6, space, gymnasium.spaces.Discrete(2))
     env = exporter.vec_normalize(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")]), discrete)
-    model = make(PPO, env)
+    model = make(PPO, env)  # the tanh is for continuous actions alone
     exporter.pretrain(model, discrete, steps=500)
     x = torch.as_tensor(env.normalize_obs(discrete.observations))
     probabilities = model.policy.get_distribution(x).distribution.probs.detach()
