@@ -240,19 +240,15 @@ def write_tables(tables: dict[str, str], out: Path, page: Path | None = None) ->
 def _by_dataset(
     rows: Sequence[Row], corner: str, name: Callable[[Row], str], order: Callable[[Row], Any]
 ) -> str:
-    """One line a name, one column a dataset, then means over the datasets that every line has."""
+    """One line a dataset, one column a name, then a line of means over the datasets, where a name has them all."""
     ordered = sorted(rows, key=order)
     names = list(dict.fromkeys(name(r) for r in ordered))
     datasets = sorted({r["dataset"] for r in rows})
-    body = []
-    for n in names:
-        by = {d: [r for r in ordered if name(r) == n and r["dataset"] == d] for d in datasets}
-        line = [n, *(score_text(by[d]) for d in datasets)]
-        if len(datasets) > 1:
-            line.append(_mean_text(list(by.values())))
-        body.append(line)
-    head = [corner, *datasets, *(["mean"] if len(datasets) > 1 else [])]
-    return f"{markdown(head, body)}\n\n{protocol_line(rows)}"
+    cells = [[[r for r in ordered if name(r) == n and r["dataset"] == d] for n in names] for d in datasets]
+    body = [[d, *map(score_text, line)] for d, line in zip(datasets, cells, strict=True)]
+    if len(datasets) > 1:
+        body.append(["mean", *(_mean_text(list(column)) for column in zip(*cells, strict=True))])
+    return f"{markdown([corner, *names], body)}\n\n{protocol_line(rows)}"
 
 
 def _mean_text(several: list[list[Row]]) -> str:
