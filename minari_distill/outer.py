@@ -28,12 +28,13 @@ import torch
 from torch import Tensor
 
 from minari_distill.config import DistillConfig
+from minari_distill.draws import fresh_students, keyed_generator
 from minari_distill.errors import Diverged
 from minari_distill.inner import InnerLoop
+from minari_distill.inner.batch_loss import BatchLoss
 from minari_distill.inner.kernel import kernel_meta_gradient, output_directions
-from minari_distill.inner.loop import NARROW, WIDE
-from minari_distill.inner.mlp import Parameters, Passes, Record
-from minari_distill.networks import Architecture, initialize
+from minari_distill.inner.pool import StudentPool
+from minari_distill.networks import Architecture
 from minari_distill.team import Team
 
 _PATIENCE = 20  # steps in a row without a finite gradient before the run gives up
@@ -100,14 +101,14 @@ class OuterLoop:
         where: dict[str, Any] = {"dtype": dtype, "device": device}
         exact = "float64" if config.precision == "float64" else "float32"
         charged_in = exact if config.meta_gradient == "kernel" else config.precision
-        self._outer = _BatchLoss(self.arch, K, B, precision=charged_in, device=device)
+        self._outer = BatchLoss(self.arch, K, B, precision=charged_in, device=device)
         held = min(len(problem.held_obs), _VALIDATION_STATES)
-        self._held = _BatchLoss(self.arch, config.validation_students, held, precision=exact, device=device)
+        self._held = BatchLoss(self.arch, config.validation_students, held, precision=exact, device=device)
         self._held_indices = torch.randperm(
-            len(problem.held_obs), generator=_generator(torch.device("cpu"), config.seed, -2)
+            len(problem.held_obs), generator=keyed_generator(torch.device("cpu"), config.seed, -2)
         )[:held].to(device)
         self._theta_0 = torch.zeros(K, self.arch.n_parameters, **where)
-        self._theta_val = _fresh_students(
+        self._theta_val = fresh_students(
             self.arch, config, -1, range(config.validation_students), device=device, dtype=dtype
         )
         self.pool = StudentPool(config, self.inner) if config.student_pool else None
@@ -115,7 +116,7 @@ class OuterLoop:
         self._replay_advance = _Captured(self.inner.advance, device)
         finish = self._finish_kernel if config.meta_gradient == "kernel" else self._finish
         self._replay_finish = _Captured(finish, device)
-        self._directions = output_directions(self.arch, _generator(device, config.seed, -3)).to(dtype)
+        self._directions = output_directions(self.arch, keyed_generator(device, config.seed, -3)).to(dtype)
 
         self.step_count = 0
         self.norm_mean = torch.zeros((), **where)  # running mean of the gradient norm; 0 = none yet
@@ -150,20 +151,22 @@ class OuterLoop:
         """Fill θ_0 and the outer batch; return (first, last) inner step of the window."""
         config, t = self.config, self.step_count
         self._theta_0.copy_(
-            _fresh_students(self.arch, config, t, self.students, device=self.device, dtype=self.dtype)
+            fresh_students(self.arch, config, t, self.students, device=self.device, dtype=self.dtype)
         )
         for k, student in enumerate(self.students):
-            generator = _generator(self.device, config.seed, t, student, 1)
+            generator = keyed_generator(self.device, config.seed, t, student, 1)
             indices = torch.randint(
                 len(self.problem.obs), (config.outer_batch,), generator=generator, device=self.device
             )
             self._outer.load(k, self.problem.obs, self.problem.target, self.problem.weight, indices)
         if config.meta_gradient == "kernel":
-            self._directions.copy_(output_directions(self.arch, _generator(self.device, config.seed, t, -4)))
+            self._directions.copy_(
+                output_directions(self.arch, keyed_generator(self.device, config.seed, t, -4))
+            )
         W, T = config.window_steps, config.inner_steps
         if self.pool:
             return 0, W
-        host = _generator(torch.device("cpu"), config.seed, t, -1)
+        host = keyed_generator(torch.device("cpu"), config.seed, t, -1)
         end = int(torch.randint(W, T + 1, (), generator=host))
         return end - W, end
 
@@ -320,87 +323,6 @@ def _is_students(name: str, tensor: Tensor) -> bool:
     return name.startswith("pool.") and tensor.dim() == 2
 
 
-class StudentPool:
-    """M sets of K students at different ages, each going on from where it was left.
-
-    Set m's first life ends after m/M of T, so that the sets' ages are spread from the beginning.
-    """
-
-    def __init__(self, config: DistillConfig, inner: InnerLoop):
-        self.inner, self.size = inner, config.student_pool
-        self.window, self.horizon = (
-            config.window_steps,
-            min(config.pool_life or config.inner_steps, config.inner_steps),
-        )
-        self.sets = [[t.clone() for t in inner.state()] for _ in range(self.size)]
-        self._end = [t.clone() for t in inner.state()]
-        # Steps each set has yet to live before it starts anew; 0 = it starts at its next turn.
-        self.left = torch.zeros(self.size, dtype=torch.int64)
-        self._born = torch.zeros(self.size, dtype=torch.int64)
-
-    def enter(self, step: int) -> None:
-        """Load the set whose turn it is; fresh students, already in the inner loop, if its life is over."""
-        m = step % self.size
-        if self.left[m] < self.window:
-            share = m / self.size if self._born[m] == 0 else 1.0
-            self.left[m] = max(self.window, round(share * self.horizon))
-            self._born[m] += 1
-        else:
-            self.inner.resume(self.sets[m])
-
-    def note_end(self) -> None:
-        """Copy the students at the window's end, before the way back runs parts of it again."""
-        for copy, now in zip(self._end, self.inner.state(), strict=True):
-            copy.copy_(now)
-
-    def leave(self, step: int) -> None:
-        """Keep the set for its next turn."""
-        m = step % self.size
-        self.left[m] -= self.window
-        for mine, end in zip(self.sets[m], self._end, strict=True):
-            mine.copy_(end)
-
-    def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on."""
-        tensors = {f"pool.{m}.{i}": t for m, s in enumerate(self.sets) for i, t in enumerate(s)}
-        return {**tensors, "pool.left": self.left, "pool.born": self._born}
-
-
-class _BatchLoss:
-    """H of K students, each on its own B states: value, and gradient by the hand-written passes."""
-
-    def __init__(self, arch: Architecture, K: int, B: int, *, precision: str, device: torch.device):
-        wide, narrow = WIDE[precision], NARROW[precision]
-        self.passes = Passes(arch, K, B, dtype=narrow, wide=wide, device=device)
-        self.record = Record.empty(arch, K, B, dtype=narrow, wide=wide, device=device)
-        self.theta, self.grad = (
-            Parameters.of(torch.zeros(K, arch.n_parameters, dtype=narrow, device=device), arch)
-            for _ in range(2)
-        )
-        self.obs = torch.ones(K, B, arch.obs_dim + 1, dtype=narrow, device=device)
-        self.target = torch.zeros(K, B, arch.act_dim, dtype=wide, device=device)
-        self.weight = torch.zeros(K, B, 1, dtype=wide, device=device)
-        self.scale = 1.0 / B if arch.head == "softmax" else 1.0 / (B * arch.act_dim)
-
-    def load(self, k: int, obs: Tensor, target: Tensor, weight: Tensor, indices: Tensor) -> None:
-        """States `indices` for student k."""
-        self.obs[k, :, :-1].copy_(obs[indices])
-        self.target[k].copy_(target[indices])
-        self.weight[k].copy_(weight[indices]).mul_(self.scale)
-
-    def gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """(H of each student (K,), ∂H/∂θ (K, P)) of `theta` (K, P)."""
-        self.theta.flat.copy_(theta)
-        self.passes.gradient(self.theta, self.obs, self.target, self.weight, self.record, self.grad)
-        return self.passes.loss(self.record, self.target, self.weight), self.grad.flat
-
-    def value(self, theta: Tensor) -> Tensor:
-        """H of each student (K,)."""
-        self.theta.flat.copy_(theta)
-        self.passes.forward(self.theta, self.obs, self.record)
-        return self.passes.loss(self.record, self.target, self.weight)
-
-
 class _Captured:
     """A function replayed as a CUDA graph after two warm-up calls; called as it is on other devices."""
 
@@ -431,33 +353,3 @@ def project_to_simplex(a: Tensor) -> Tensor:
     excess = (u.cumsum(-1) - 1) / torch.arange(1, a.shape[-1] + 1, device=a.device, dtype=a.dtype)
     support = (u > excess).sum(-1, keepdim=True)
     return (a - excess.gather(-1, support - 1)).clamp_min_(0.0)
-
-
-def _fresh_students(
-    arch: Architecture, config: DistillConfig, step: int, students: range, *, device: torch.device, dtype
-) -> Tensor:
-    recipe = config.recipe
-    return torch.cat(
-        [
-            initialize(
-                arch,
-                1,
-                scheme=recipe.init,
-                output_gain=recipe.output_gain,
-                generator=_generator(device, config.seed, step, k, 0),
-                dtype=dtype,
-            )
-            for k in students
-        ]
-    )
-
-
-def _generator(device: torch.device, *key: int) -> torch.Generator:
-    """A generator whose seed is a mix of `key` (splitmix64's finaliser), so that near keys share nothing."""
-    x = 0
-    for part in key:
-        x = (x + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-        x ^= x >> 31
-    return torch.Generator(device).manual_seed(x & (2**63 - 1))

@@ -13,9 +13,9 @@ from gymnasium import spaces
 
 from minari_distill.config import make_config
 from minari_distill.errors import ConfigError, TeacherError
+from minari_distill.inner.batch_loss import BatchLoss
 from minari_distill.networks import Architecture, forward
 from minari_distill.objectives import Labels, find_objective
-from minari_distill.outer import _BatchLoss
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.teachers import learn_teacher, load_teacher, make_trainer, save_teacher
@@ -388,6 +388,6 @@ def test_objectives_of_two_states_by_hand(objective, y, w, H):
     arch = Architecture(1, 2, (3,), "softmax")
     theta = torch.zeros(1, arch.n_parameters)
     theta[0, -2] = math.log(3)
-    loss = _BatchLoss(arch, 1, 2, precision="float32", device=CPU)
+    loss = BatchLoss(arch, 1, 2, precision="float32", device=CPU)
     loss.load(0, obs, target, weight, torch.arange(2))
     assert loss.value(theta).item() == pytest.approx(H, abs=1e-4)

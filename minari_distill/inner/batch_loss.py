@@ -1,0 +1,45 @@
+"""What students are charged on a batch of states: H, and ∂H/∂θ by the hand-written passes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minari_distill.inner.loop import NARROW, WIDE
+from minari_distill.inner.mlp import Parameters, Passes, Record
+from minari_distill.networks import Architecture
+
+
+class BatchLoss:
+    """H of K students, each on its own B states: value, and gradient by the hand-written passes."""
+
+    def __init__(self, arch: Architecture, K: int, B: int, *, precision: str, device: torch.device):
+        wide, narrow = WIDE[precision], NARROW[precision]
+        self.passes = Passes(arch, K, B, dtype=narrow, wide=wide, device=device)
+        self.record = Record.empty(arch, K, B, dtype=narrow, wide=wide, device=device)
+        self.theta, self.grad = (
+            Parameters.of(torch.zeros(K, arch.n_parameters, dtype=narrow, device=device), arch)
+            for _ in range(2)
+        )
+        self.obs = torch.ones(K, B, arch.obs_dim + 1, dtype=narrow, device=device)
+        self.target = torch.zeros(K, B, arch.act_dim, dtype=wide, device=device)
+        self.weight = torch.zeros(K, B, 1, dtype=wide, device=device)
+        self.scale = 1.0 / B if arch.head == "softmax" else 1.0 / (B * arch.act_dim)
+
+    def load(self, k: int, obs: Tensor, target: Tensor, weight: Tensor, indices: Tensor) -> None:
+        """States `indices` for student k."""
+        self.obs[k, :, :-1].copy_(obs[indices])
+        self.target[k].copy_(target[indices])
+        self.weight[k].copy_(weight[indices]).mul_(self.scale)
+
+    def gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """(H of each student (K,), ∂H/∂θ (K, P)) of `theta` (K, P)."""
+        self.theta.flat.copy_(theta)
+        self.passes.gradient(self.theta, self.obs, self.target, self.weight, self.record, self.grad)
+        return self.passes.loss(self.record, self.target, self.weight), self.grad.flat
+
+    def value(self, theta: Tensor) -> Tensor:
+        """H of each student (K,)."""
+        self.theta.flat.copy_(theta)
+        self.passes.forward(self.theta, self.obs, self.record)
+        return self.passes.loss(self.record, self.target, self.weight)
