@@ -139,19 +139,24 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, *(f"| {row['task']} | {row['own']} | {row['shared']} |" for row in rows)])
 
 
+def parse(description: str, arguments: Sequence[str] | None) -> tuple[list[md.Synset], dict[str, int]]:
+    """What a recipe of several tasks takes on the command line: the synsets, and seeds, steps and n_episodes by name."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "synsets", nargs="+", help="Minari ids, folders or hf:// addresses of two or more synsets, in order"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="policies")
+    parser.add_argument("--steps", type=int, default=2000, help="Adam steps of a policy, and of a stage")
+    parser.add_argument("--episodes", type=int, default=5, dest="n_episodes", help="greedy episodes of each")
+    given = vars(parser.parse_args(arguments))
+    return [md.load_synset(synset) for synset in given.pop("synsets")], given
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Clone, roll out, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "synsets", nargs="+", help="Minari ids, folders or hf:// addresses of two or more synsets"
-    )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--episodes", type=int, default=5)
-    given = parser.parse_args(arguments)
+    synsets, sizes = parse(__doc__.split("\n")[0], arguments)
     torch.set_num_threads(1)  # layers this small gain nothing from more
-    synsets = [md.load_synset(synset) for synset in given.synsets]
-    print(table(compare(synsets, given.seeds, given.steps, given.episodes)))
+    print(table(compare(synsets, **sizes)))
 
 
 if __name__ == "__main__":

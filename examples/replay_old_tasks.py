@@ -9,14 +9,13 @@ are those of `multi_task`.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 import minari_distill as md
-from examples.multi_task import clone, make_policy, make_tasks, name, score
+from examples.multi_task import clone, make_policy, make_tasks, name, parse, score
 
 
 def learn_in_sequence(
@@ -50,22 +49,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Learn the sequence with and without replay, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "synsets", nargs="+", help="Minari ids, folders or hf:// addresses, in the order of learning"
-    )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--episodes", type=int, default=5)
-    given = parser.parse_args(arguments)
+    synsets, sizes = parse(__doc__.split("\n")[0], arguments)
     torch.set_num_threads(1)  # layers this small gain nothing from more
-    synsets = [md.load_synset(synset) for synset in given.synsets]
-    rows = [
-        row
-        for replay in (False, True)
-        for row in learn_in_sequence(synsets, replay, given.seeds, given.steps, given.episodes)
-    ]
-    print(table(rows))
+    print(table([row for replay in (False, True) for row in learn_in_sequence(synsets, replay, **sizes)]))
 
 
 if __name__ == "__main__":

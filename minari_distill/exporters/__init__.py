@@ -6,7 +6,8 @@
 
 One file a form. `arrays`, `pytorch` and `files` need nothing beyond what `minari_distill` itself needs; `d3rlpy`, `torchrl`,
 `imitation`, `stable_baselines3`, `tianshou` and `rllib` import the codebase of that name, and say how to install it
-where it is missing. Nothing in `minari_distill` imports this package until an export is asked for.
+where it is missing; `tanh_policy` and `rllib_module` end in a student's tanh where theirs do not. Nothing in
+`minari_distill` imports this package until an export is asked for.
 
 Observations are in the units of the source dataset, as everywhere. A student normalises them by
 
