@@ -57,6 +57,8 @@ class TanhActorCriticPolicy(ActorCriticPolicy):
         ExportError: The action space is unbounded.
     """
 
+    action_net: nn.Module
+
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)  # initialises the linear layer, and hands its parameters to the optimiser
         if isinstance(self.action_space, spaces.Box) and not self.squash_output:
