@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 import torch
 
@@ -235,6 +234,8 @@ def close_environment(env: gymnasium.Env) -> None:
 @contextmanager
 def _no_compiler_warnings() -> Iterator[None]:
     """MuJoCo 4 prints a line for every Walker2d made: a model attribute of Gymnasium's own is deprecated."""
+    import mujoco  # here: a policy that is only cloned needs no simulator
+
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
     try:
