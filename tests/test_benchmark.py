@@ -255,6 +255,7 @@ def test_tables_3_and_5_by_hand():
     sizes = tables.sizes_table(rows)
     assert "| dataset | students | 16 | 256 |" in sizes
     assert "| Av-PBC (default), `recipe` | 20.0 ± 1.0 | 40.0 ± 1.0 |" in sizes
+    assert not tables.sizes_table(rows[:1])
 
 
 def test_two_answers_to_one_question_are_refused():
@@ -303,7 +304,7 @@ def test_bad_commands_are_one_line(arguments, message, tmp_path):
 
 
 def test_the_command_writes_rows_and_fills_the_page(dataset, tmp_path, monkeypatch):
-    """One cell by the command line, then its tables from the results alone."""
+    """Two objectives by the command line, then their tables from the results alone."""
     drawn = []
 
     def draw(synset, path, **options):  # a machine may have no OpenGL
@@ -317,14 +318,17 @@ def test_the_command_writes_rows_and_fills_the_page(dataset, tmp_path, monkeypat
     page.write_text("\n".join(marked))
     flags = [x for k, v in TINY.items() for x in ("--set", f"{k}={v}")]
     flags += ["--size", "8", "--students", "2", "--episodes", "1", "--read", "main", "--no-baselines"]
+    flags += ["--objective", "pbc", "--objective", "av_pbc"]
     spec = f"{dataset.name}={dataset.teacher}"
     common = ["benchmark", "--out", str(tmp_path / "out"), "--json"]
     first = CliRunner().invoke(app, [*common, "--dataset", spec, *flags])
     assert first.exit_code == 0, first.output
-    assert json.loads(first.stdout)["done"] == 2
+    assert json.loads(first.stdout)["done"] == 3
     second = CliRunner().invoke(app, [*common, "--tables-only", "--docs", str(page)])
     assert second.exit_code == 0, second.output
-    assert "| Av-PBC (default) |" in page.read_text() and json.loads(second.stdout)["rows"] == 3
+    assert (
+        "| PBC (default) | Av-PBC (default) |" in page.read_text() and json.loads(second.stdout)["rows"] == 5
+    )
     assert drawn == [(8, {"follow": True})] and "](figures/states-demo-hopper" in page.read_text()
     assert "](figures/objectives-demo-hopper" in page.read_text()
 
@@ -349,11 +353,14 @@ def test_bars_are_means_over_seeds(monkeypatch, tmp_path):
     row = {"dataset": "a/b-v0", "group": "main", "method": "dbc", "label": "quick", "protocol": "recipe", "n_syn": 8,
            "seed": 0, "mean": 40.0, "ci95_half_width": 1.0, "unit": "normalised"}  # fmt: skip
     teacher = row | {"method": "teacher", "label": "", "protocol": "teacher", "n_syn": None, "mean": 90.0}
-    rows = [row, row | {"seed": 1, "mean": 60.0}, row | {"n_syn": 4, "mean": 0.0}, teacher]
+    random = row | {"method": "random", "mean": 8.0}
+    rows = [row, row | {"seed": 1, "mean": 60.0}, row | {"n_syn": 4, "mean": 0.0}, random, teacher]
     figures.objectives_figure(rows, "a/b-v0", tmp_path)
     (bars, unit, title, path), options = drawn[0]
     assert bars == {
-        "DBC (quick)": {"recipe students": {"mean": 50.0, "ci95_half_width": pytest.approx(127.06)}}
+        "random pairs (quick)": {"recipe students": {"mean": 8.0, "ci95_half_width": 1.0}},
+        "DBC (quick)": {"recipe students": {"mean": 50.0, "ci95_half_width": pytest.approx(127.06)}},
     }
     assert (unit, title, options) == ("score (normalised)", "a/b-v0: 8 pairs", {"teacher": 90.0})
     assert figures.objectives_figure(rows, "none", tmp_path) is None and path.parent == tmp_path
+    assert figures.objectives_figure([row, teacher], "a/b-v0", tmp_path) is None  # one bar compares nothing

@@ -82,7 +82,7 @@ def objectives_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path
     """Figure 3 of one dataset: the scores of Table 1 as bars, as a PNG.
 
     Returns:
-        The file, or None where the rows hold no pairs of this dataset.
+        The file, or None where the rows hold nothing to compare for this dataset.
     """
     here = [r for r in at_largest_size(r for r in rows if r["group"] == "main") if r["dataset"] == dataset]
     teacher = [r for r in here if r["method"] == "teacher"]
@@ -94,7 +94,7 @@ def objectives_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path
         same = [r for r in here if method_name(r) == method_name(row) and r["protocol"] == row["protocol"]]
         score = score_of(same)
         bars[name][kind] = {"mean": score.mean, "ci95_half_width": score.half_width}
-    if not bars:
+    if len(bars) < 2:
         return None
     largest = max(r["n_syn"] for r in here if r["n_syn"])
     return returns_by_objective(

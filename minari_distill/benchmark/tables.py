@@ -128,20 +128,26 @@ def cost_table(rows: Sequence[Row]) -> str:
 
 
 def sizes_table(rows: Sequence[Row]) -> str:
-    """Table 5: sizes of the synset."""
+    """Table 5: sizes of the synset, where there are several."""
     chosen = [r for r in rows if r["group"] == "main" and r["protocol"] in PROTOCOLS]
-    sizes = sorted({r["n_syn"] for r in chosen})
-    if len(sizes) < 2:
-        return ""
     chosen.sort(key=lambda r: (r["dataset"], method_order(r), PROTOCOLS.index(r["protocol"])))
-    body = []
-    for (dataset, name, protocol), same in groupby(
-        chosen, lambda r: (r["dataset"], method_name(r), r["protocol"])
-    ):
-        several = list(same)
-        cells = [score_text([r for r in several if r["n_syn"] == n]) for n in sizes]
-        body.append([dataset, f"{name}, `{protocol}`", *cells])
-    return f"{markdown(['dataset', 'students', *map(str, sizes)], body)}\n\n{protocol_line(chosen)}"
+    lines = [
+        list(same) for _, same in groupby(chosen, lambda r: (r["dataset"], method_name(r), r["protocol"]))
+    ]
+    lines = [line for line in lines if len({r["n_syn"] for r in line}) > 1]
+    shown = [r for line in lines for r in line]
+    if not shown:
+        return ""
+    sizes = sorted({r["n_syn"] for r in shown})
+    body = [
+        [
+            line[0]["dataset"],
+            f"{method_name(line[0])}, `{line[0]['protocol']}`",
+            *(score_text([r for r in line if r["n_syn"] == n]) for n in sizes),
+        ]
+        for line in lines
+    ]
+    return f"{markdown(['dataset', 'students', *map(str, sizes)], body)}\n\n{protocol_line(shown)}"
 
 
 # ------------------------------------------------------------------------------------------- a score
