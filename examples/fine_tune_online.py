@@ -1,16 +1,14 @@
 """Pretrain on a synset, then fine-tune online: PPO started from a few hundred pairs, against PPO from scratch.
 
     pip install minari-distill stable-baselines3
-    python -m examples.fine_tune_online me/hopper-medium-replay-v0 --figure curve.png
+    python -m examples.fine_tune_online gallery/hopper-medium-replay-v0 --figure curve.png
 
-All arms are Stable-Baselines3's PPO. From scratch it has the settings that were tuned for that, see `TUNED`. The synset
-arms have a policy whose mean ends in a tanh, as students do, and
+Both arms are Stable-Baselines3's PPO. From scratch it has the settings that were tuned for that, see `TUNED`. The synset
+arm has a policy whose mean ends in a tanh, as students do, and
 
-    1  copy the synset's statistics into VecNormalize and clone the pairs into the actor       `pretrain`
-    2  learn the values of that actor before they may move it                                  `critic_warm_up`
-    3  go on as ordinary PPO                                                                   `model.learn`
-
-and the arm "kept" clones the pairs again after each of PPO's updates, ever less, so as not to unlearn them: `keep`.
+    1  copies the synset's statistics into VecNormalize and clones the pairs into the actor    `pretrain`
+    2  learns the values of that actor before it may move it                                   `critic_warm_up`
+    3  goes on as ordinary PPO                                                                 `model.learn`
 
 Environment steps of the second stage count, but only what is evaluated after it can count as reached: the clone alone is not
 online learning. Every `--every` steps, greedy episodes in an environment of their own are a row of the CSV file, which grows
@@ -32,7 +30,7 @@ from gymnasium.wrappers import NormalizeReward
 
 import minari_distill as md
 from minari_distill.evaluate import make_environment
-from minari_distill.plots.style import BLUE, GREEN, GREY, ORANGE, figure
+from minari_distill.plots.style import BLUE, GREY, ORANGE, figure
 
 FIELDS = ("arm", "seed", "step", "return", "length")
 LOG_STD = -2.0  # of the actions: as little exploration as a cloned actor survives
@@ -64,8 +62,7 @@ GENTLE = TUNED | {
     "clip_range": 0.1,
     "policy_kwargs": TUNED["policy_kwargs"] | {"net_arch": {"pi": [256, 256, 256], "vf": [256, 256]}},
 }
-ARMS = {"scratch": TUNED, "synset": GENTLE, "kept": GENTLE}
-KEEP_STEPS, KEEP_LR = 50, 1e-4  # Adam steps on the pairs after an update, and their rate at first
+ARMS = {"scratch": TUNED, "synset": GENTLE}
 
 
 def make_ppo(synset: md.Synset, arm: str, seed: int, **changes: Any) -> Any:
@@ -76,7 +73,7 @@ def make_ppo(synset: md.Synset, arm: str, seed: int, **changes: Any) -> Any:
     from minari_distill.exporters.tanh_policy import TanhActorCriticPolicy
 
     settings = ARMS[arm] | changes
-    policy = "MlpPolicy" if arm == "scratch" else TanhActorCriticPolicy
+    policy = TanhActorCriticPolicy if arm == "synset" else "MlpPolicy"
     env = DummyVecEnv([lambda: NormalizeReward(make_environment(synset.source), gamma=settings["gamma"])])
     env.seed(seed)
     return PPO(policy, VecNormalize(env, norm_reward=False), seed=seed, device="cpu", **settings)
@@ -92,38 +89,18 @@ def critic_warm_up(model: Any, steps: int, callback: Any = None) -> None:
         parameter.requires_grad_(True)
 
 
-def keep(synset: md.Synset, steps: int) -> Any:
-    """A callback that clones the pairs again after each update, at a rate that falls to zero in `steps` steps."""
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    from minari_distill.exporters.stable_baselines3 import pretrain
-
-    class Keep(BaseCallback):
-        def _on_rollout_start(self) -> None:  # so that what PPO rolls out is what it then improves
-            left = max(1 - self.num_timesteps / steps, 0)
-            pretrain(self.model, synset, steps=KEEP_STEPS, lr=KEEP_LR * left)
-
-        def _on_step(self) -> bool:
-            return True
-
-    return Keep()
-
-
 def train(
     synset: md.Synset, arm: str, seed: int, steps: int, warm_up: int, callback: Any = None, **changes: Any
 ) -> Any:
     """One arm, one seed; `callback` is Stable-Baselines3's, `changes` are settings of its PPO."""
     model = make_ppo(synset, arm, seed, **changes)
-    callbacks = [] if callback is None else [callback]
-    if arm != "scratch":
+    if arm == "synset":
         from minari_distill.exporters.stable_baselines3 import pretrain
 
         pretrain(model, synset, std=math.exp(LOG_STD))
         critic_warm_up(model, warm_up, callback)
-    if arm == "kept":
-        callbacks.append(keep(synset, steps))
     return model.learn(
-        steps - model.num_timesteps, callback=callbacks, reset_num_timesteps=not model.num_timesteps
+        steps - model.num_timesteps, callback=callback, reset_num_timesteps=not model.num_timesteps
     )
 
 
@@ -203,10 +180,8 @@ def table(curves: dict[tuple[str, int], np.ndarray], target: float, warm_up: int
         f"| arm | seed | return at step 0 | steps to {target:.0f} | return at the end |",
         "|---|---|---|---|---|",
     ]
-    for (arm, seed), curve in sorted(
-        curves.items(), key=lambda item: (list(ARMS).index(item[0][0]), item[0])
-    ):
-        online = curve if arm == "scratch" else curve[curve[:, 0] > warm_up]
+    for (arm, seed), curve in sorted(curves.items()):
+        online = curve[curve[:, 0] > warm_up] if arm == "synset" else curve
         reached = steps_to(online, target)
         steps = f"not in {curve[-1, 0]:.0f}" if np.isinf(reached) else f"{reached:.0f}"
         lines.append(f"| {arm} | {seed} | {curve[0, 1]:.0f} | {steps} | {curve[-3:, 1].mean():.0f} |")
@@ -215,9 +190,9 @@ def table(curves: dict[tuple[str, int], np.ndarray], target: float, warm_up: int
 
 def plot(curves: dict[tuple[str, int], np.ndarray], target: float, title: str, path: Path) -> Path:
     """Returns against environment steps: seeds thin, each arm's mean thick."""
-    names = {"scratch": "from scratch", "synset": "from a synset", "kept": "from a synset, kept"}
+    names = {"scratch": "PPO from scratch", "synset": "PPO from a synset"}
     with figure(path, figsize=(6.4, 3.6)) as (_, axes):
-        for arm, colour in zip(names, (GREY, BLUE, GREEN), strict=True):
+        for arm, colour in (("scratch", GREY), ("synset", BLUE)):
             seeds = [curve for (a, _), curve in sorted(curves.items()) if a == arm]
             if not seeds:
                 continue
