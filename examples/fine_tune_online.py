@@ -181,7 +181,7 @@ def table(curves: dict[tuple[str, int], np.ndarray], target: float, warm_up: int
         "|---|---|---|---|---|",
     ]
     for (arm, seed), curve in sorted(curves.items()):
-        online = curve[curve[:, 0] > warm_up] if arm == "synset" else curve
+        online = curve if arm == "scratch" else curve[curve[:, 0] > warm_up]
         reached = steps_to(online, target)
         steps = f"not in {curve[-1, 0]:.0f}" if np.isinf(reached) else f"{reached:.0f}"
         lines.append(f"| {arm} | {seed} | {curve[0, 1]:.0f} | {steps} | {curve[-3:, 1].mean():.0f} |")
@@ -191,7 +191,7 @@ def table(curves: dict[tuple[str, int], np.ndarray], target: float, warm_up: int
 def plot(curves: dict[tuple[str, int], np.ndarray], target: float, title: str, path: Path) -> Path:
     """Returns against environment steps: seeds thin, each arm's mean thick."""
     names = {"scratch": "PPO from scratch", "synset": "PPO from a synset"}
-    with figure(path, figsize=(6.4, 3.6)) as (_, axes):
+    with figure(path, figsize=(6.4, 3.6)) as (drawing, axes):
         for arm, colour in (("scratch", GREY), ("synset", BLUE)):
             seeds = [curve for (a, _), curve in sorted(curves.items()) if a == arm]
             if not seeds:
@@ -205,7 +205,7 @@ def plot(curves: dict[tuple[str, int], np.ndarray], target: float, title: str, p
         axes.set(
             xlabel="environment steps", ylabel="return of the greedy policy", title=title, ylim=(0, None)
         )
-        axes.legend()
+        drawing.legend(loc="outside lower center", ncols=2)
     return path
 
 
