@@ -3,14 +3,16 @@
     $ python -m benchmarks.make_gallery obd/hopper/medium-replay-v0 obd/walker2d/medium-v0+obd/walker2d/expert-v0=walker2d-medium-expert
 
 Each argument is a Minari id, or several joined by "+", and after "=" the name in the gallery (else the id without its
-first part). The teacher is filtered behavioural cloning (`--preset quick`'s), which takes seconds; whatever else
-is set by --set. Students are the plain ones that nothing was tuned for.
+first part; "-v0" is added where no version is given). The teacher is filtered behavioural cloning (`--preset quick`'s),
+which takes seconds; whatever else is set by --set. Scored are students of the synset's own recipe and plain ones that
+nothing was tuned for.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import re
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,18 +39,21 @@ def make(dataset: str, name: str, **settings: object) -> None:
     policy = TeacherPolicy(teacher, synset.observation_codec, synset.action_codec)
     students = md.behavior_clone(synset, recipe="general", n_policies=N_STUDENTS).members()
     ensemble = md.behavior_clone(synset, recipe="general", n_policies=N_ENSEMBLE, seed=1)
+    own = md.behavior_clone(synset, n_policies=N_STUDENTS).members()
     scores = {
+        "recipe students": md.evaluate(own, synset, n_episodes=N_EPISODES),
         "general students": md.evaluate(students, synset, n_episodes=N_EPISODES),
         f"ensemble of {N_ENSEMBLE}": md.evaluate(ensemble, synset, n_episodes=N_EPISODES),
         "teacher": md.evaluate(policy, synset, n_episodes=N_STUDENTS * N_EPISODES),
     }
     kept = synset.with_metadata(scores={name: score.to_json() for name, score in scores.items()})
     GALLERY_FOLDER.mkdir(exist_ok=True)
-    path = GALLERY_FOLDER / f"{name}-v0.parquet"
+    name = name if re.search(r"-v\d+$", name) else f"{name}-v0"
+    path = GALLERY_FOLDER / f"{name}.parquet"
     kept.write_single(path)
     row = "  ".join(f"{label} {score.score}" for label, score in scores.items())
     print(
-        f"{name}-v0  {path.stat().st_size / 1e3:.0f} kB  {time.perf_counter() - began:.0f} s  {row}",
+        f"{name}  {path.stat().st_size / 1e3:.0f} kB  {time.perf_counter() - began:.0f} s  {row}",
         flush=True,
     )
 

@@ -23,9 +23,9 @@ def test_every_entry_loads_and_names_its_provenance():
 
 def test_the_readme_s_first_policy_hops():
     """A plain student of the Hopper synset scores above half of its teacher, over 3 episodes."""
-    synset = md.load_synset("gallery/hopper-medium-replay-v0")
+    synset = md.load_synset("gallery/hopper-medium-replay-v1")
     policy = md.behavior_clone(synset)
-    entry = next(e for e in md.gallery() if e.id == "gallery/hopper-medium-replay-v0")
+    entry = next(e for e in md.gallery() if e.id == "gallery/hopper-medium-replay-v1")
     assert md.evaluate(policy, synset, n_episodes=3).normalized.mean() > 0.5 * entry.teacher_score
 
 
