@@ -38,9 +38,9 @@ with needs("stable_baselines3"):
     from stable_baselines3 import PPO, SAC, TD3
     from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-    from minari_distill.exporters.tanh_policy import TanhActorCriticPolicy
+    from minari_distill.exporters.tanh_policy import TanhActorCriticPolicy as TanhActorCriticPolicy
 
-__all__ = ["TanhActorCriticPolicy", "pretrain", "put_statistics", "vec_normalize"]
+__all__ = ["pretrain", "put_statistics", "vec_normalize"]
 
 
 def vec_normalize(env: VecEnv, synset: Synset) -> VecNormalize:
