@@ -39,13 +39,14 @@ def make(dataset: str, name: str, **settings: object) -> None:
     policy = TeacherPolicy(teacher, synset.observation_codec, synset.action_codec)
     students = md.behavior_clone(synset, recipe="general", n_policies=N_STUDENTS).members()
     ensemble = md.behavior_clone(synset, recipe="general", n_policies=N_ENSEMBLE, seed=1)
-    own = md.behavior_clone(synset, n_policies=N_STUDENTS).members()
     scores = {
-        "recipe students": md.evaluate(own, synset, n_episodes=N_EPISODES),
         "general students": md.evaluate(students, synset, n_episodes=N_EPISODES),
         f"ensemble of {N_ENSEMBLE}": md.evaluate(ensemble, synset, n_episodes=N_EPISODES),
         "teacher": md.evaluate(policy, synset, n_episodes=N_STUDENTS * N_EPISODES),
     }
+    if synset.recipe != md.GENERAL_RECIPE:
+        own = md.behavior_clone(synset, n_policies=N_STUDENTS).members()
+        scores["recipe students"] = md.evaluate(own, synset, n_episodes=N_EPISODES)
     kept = synset.with_metadata(scores={name: score.to_json() for name, score in scores.items()})
     GALLERY_FOLDER.mkdir(exist_ok=True)
     name = name if re.search(r"-v\d+$", name) else f"{name}-v0"
