@@ -239,9 +239,11 @@ def write_single(path: Path, observations: np.ndarray, actions: np.ndarray, reco
 
 def read_single(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Observations (n_syn, obs_dim), actions (n_syn, act_dim) and record of a `write_single` file."""
-    table = pq.read_table(path)
+    with pq.ParquetFile(path) as file:
+        table = file.read()
+    # `read_table` and `to_numpy` would import pandas, which takes longer than all the rest
     vectors = [
-        np.stack(table[name].combine_chunks().to_numpy(zero_copy_only=False))
+        np.from_dlpack(table[name].combine_chunks().flatten()).reshape(table.num_rows, -1).copy()
         for name in ("observation", "action")
     ]
     return vectors[0], vectors[1], json.loads(table.schema.metadata[_RECORD_KEY])

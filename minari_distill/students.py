@@ -3,7 +3,8 @@
     θ ← optimiser step on L_BC(θ) = mean_i ‖π_θ(x_i) − u_i‖² / act_dim,  the whole synset at every step
 
 (cross-entropy for discrete actions). K students are one flat parameter (K, P): every optimiser here works
-element by element, so the K are as independent as if each were trained alone.
+element by element, so the K are as independent as if each were trained alone. The inner loop of the distillation
+trains them; what it cannot, residual students and weight decay, autograd and `torch.optim` do.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from minari_distill.config import GENERAL_RECIPE, StudentRecipe
 from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
+from minari_distill.inner.loop import InnerLoop
 from minari_distill.networks import Architecture, apply_head, forward, initialize
 from minari_distill.policy_module import to_onnx, to_torchscript
 from minari_distill.spaces import SpaceCodec
@@ -49,7 +51,25 @@ def train_students(
         output_gain=recipe.output_gain,
         generator=generator,
         dtype=S.dtype,
-    ).requires_grad_()
+    )
+    if recipe.residual or recipe.weight_decay or recipe.optimizer == "adamw":
+        return _train_by_autograd(theta, S, A, arch, recipe)
+    loop = InnerLoop(
+        recipe,
+        obs_dim=S.shape[1],
+        act_dim=A.shape[1],
+        n_syn=len(S),
+        n_students=n_students,
+        device=S.device,
+        precision=str(S.dtype).removeprefix("torch."),
+    )
+    return loop.train(theta, S, A, steps=recipe.steps)
+
+
+def _train_by_autograd(
+    theta: Tensor, S: Tensor, A: Tensor, arch: Architecture, recipe: StudentRecipe
+) -> Tensor:
+    theta.requires_grad_()
     optimizer = make_optimizer(theta, recipe)
     for _ in range(recipe.steps):
         optimizer.zero_grad(set_to_none=True)

@@ -20,12 +20,15 @@ from minari_distill.cli import app
 from minari_distill.config import GENERAL_RECIPE
 from minari_distill.distill import distill
 from minari_distill.errors import ConfigError
-from minari_distill.networks import Architecture, initialize
+from minari_distill.inner import loop
+from minari_distill.inner.optimizers import Adam, Momentum, Sgd
+from minari_distill.networks import Architecture, forward, initialize
 from minari_distill.plots import render_strip
 from minari_distill.progress import silent
 from minari_distill.teachers import NetworkTeacher, save_teacher
 from minari_distill.transitions import EMBEDDED_ID
 from minari_distill.units import Units
+from tests.small_transitions import point_mass
 
 TINY = {
     "hidden_width": 16,
@@ -152,33 +155,77 @@ def test_cells_in_processes_of_their_own(dataset, tmp_path, monkeypatch):
 def test_every_student_uses_the_optimiser_named(dataset, tmp_path, monkeypatch):
     """Law: per row of Table 2, one optimiser of the named kind is made once and takes every one of its steps."""
     made = []
-    honest = students.make_optimizer
 
-    def spy(theta, recipe):
-        optimizer = honest(theta, recipe)
-        steps = []
-        optimizer.register_step_post_hook(lambda *_: steps.append(1))
-        made.append((optimizer, steps))
-        return optimizer
+    def spying(module, name, count):
+        honest = getattr(module, name)
 
-    monkeypatch.setattr(students, "make_optimizer", spy)
+        def spy(*args):
+            optimizer, steps = honest(*args), []
+            count(optimizer, steps)
+            made.append((optimizer, steps))
+            return optimizer
+
+        monkeypatch.setattr(module, name, spy)
+
+    def count_engine(optimizer, steps):
+        step = optimizer.step
+        optimizer.step = lambda *args: (steps.append(1), step(*args))
+
+    distilled = grid([dataset], settings=TINY, baselines=False, groups=["main"], **FEW)
+    assert run_cells(distilled, tmp_path, threads=1).failed == {}
+    spying(loop, "inner_optimizer", count_engine)
+    spying(
+        students,
+        "make_optimizer",
+        lambda optimizer, steps: optimizer.register_step_post_hook(lambda *_: steps.append(1)),
+    )
     wanted = grid([dataset], settings=TINY, baselines=False, groups=["optimizers"], **FEW)
     assert run_cells(wanted, tmp_path, threads=1).failed == {}
-    rows = list(read_cell(wanted[1], tmp_path)["rows"].values())
-    assert [r["variant"] for r in rows] == list(OPTIMIZERS) * 2 and len(made) == len(rows)
-    kinds = {"sgd": torch.optim.SGD, "momentum": torch.optim.SGD, "adam": torch.optim.Adam}
+    rows = [r for r in read_cell(wanted[1], tmp_path)["rows"].values() if r["group"] == "optimizers"]
+    assert [r["variant"] for r in rows] == list(OPTIMIZERS) * 2
+    assert len(made) == len(rows)
+    kinds = {"sgd": Sgd, "momentum": Momentum, "adam": Adam, "adamw": torch.optim.AdamW}
     for row, (optimizer, steps) in zip(rows, made, strict=True):
-        asked, group = OPTIMIZERS[row["variant"]], optimizer.param_groups[0]
-        assert type(optimizer) is kinds.get(row["variant"], torch.optim.AdamW)
+        asked = OPTIMIZERS[row["variant"]]
+        assert type(optimizer) is kinds[row["variant"]]
         assert len(steps) == row["student_steps"] == 4
-        assert row["optimizer"] == row["variant"] and group["lr"] == row["lr"] == asked["lr"]
-        if row["variant"] in ("sgd", "momentum"):
-            assert group["momentum"] == (0.9 if row["variant"] == "momentum" else 0.0)
-            buffers = [s.get("momentum_buffer") for s in optimizer.state.values()]
-            assert any(b is not None for b in buffers) == (row["variant"] == "momentum")
-        else:
+        assert row["optimizer"] == row["variant"] and row["lr"] == asked["lr"]
+        if row["variant"] == "adamw":
             assert {int(s["step"]) for s in optimizer.state.values()} == {4}  # never rebuilt between steps
-            assert group["weight_decay"] == (0.01 if row["variant"] == "adamw" else 0.0)
+            (group,) = optimizer.param_groups
+            assert group["lr"] == asked["lr"] and group["weight_decay"] == 0.01
+        else:
+            assert optimizer.lr == asked["lr"]
+        if row["variant"] == "momentum":
+            assert optimizer.momentum == 0.9 and optimizer.m.any()
+        if row["variant"] == "adam":
+            assert optimizer.powers.tolist() == pytest.approx(
+                [0.9**4, 0.999**4]
+            )  # four steps since the reset
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_cloning_all_data_is_adam_on_minibatches(discrete):
+    """Law: each student is what torch's Adam and autograd make of its own minibatches."""
+    transitions = point_mass(discrete=discrete)
+    policy = bc.clone_all(transitions, steps=6, batch=16, n_students=2, seed=5, device=torch.device("cpu"))
+    units, recipe, g = transitions.units(), policy.recipe, torch.Generator().manual_seed(5)
+    x = units.normalise(torch.as_tensor(transitions.observations))
+    u = units.scale(torch.as_tensor(transitions.actions))
+    theta = initialize(policy.arch, 2, scheme=recipe.init, generator=g).requires_grad_()
+    adam = torch.optim.Adam([theta], recipe.lr, recipe.betas, recipe.eps)
+    for _ in range(6):
+        i = torch.randint(len(x), (2, 16), generator=g)
+        z = forward(theta, x[i], policy.arch, logits=True)
+        if discrete:
+            loss = -(u[i] * torch.log_softmax(z, -1)).sum() / 16
+        else:
+            loss = (torch.tanh(z) - u[i]).square().sum() / (16 * 2)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    torch.testing.assert_close(policy.theta, theta.detach(), rtol=1e-3, atol=1e-4)
+    assert (policy.theta[0] - policy.theta[1]).abs().max() > 0.01
 
 
 def row(method, mean, *, protocol="recipe", n_syn=256, seed=0, width=1.0, **more):

@@ -7,7 +7,6 @@ from gymnasium import spaces
 
 from minari_distill.config import GENERAL_RECIPE, StudentRecipe, make_config
 from minari_distill.errors import ConfigError
-from minari_distill.inner import InnerLoop
 from minari_distill.networks import Architecture, forward, initialize
 from minari_distill.spaces import SpaceCodec
 from minari_distill.students import Policy, behavior_clone, make_optimizer, resolve_recipe, train_students
@@ -38,19 +37,6 @@ def test_every_student_uses_the_optimiser_named(name):
     assert group["lr"] == 0.07 and group["weight_decay"] == 0.02
     if name in ("sgd", "momentum"):
         assert group["momentum"] == (0.8 if name == "momentum" else 0.0)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-def test_a_student_is_what_the_inner_loop_trained(optimizer):
-    """From one seed, behavioural cloning and the engine's inner loop end at the same parameters."""
-    recipe = StudentRecipe(hidden_layers=2, hidden_width=8, optimizer=optimizer, lr=0.05, steps=9)
-    S, A = pairs()
-    student = train_students(S, A, recipe, 2, torch.Generator().manual_seed(3))
-    theta_0 = initialize(
-        Architecture.of(recipe, 4, 2), 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64
-    )
-    loop = InnerLoop(recipe, obs_dim=4, act_dim=2, n_syn=20, n_students=2, precision="float64")
-    torch.testing.assert_close(student, loop.train(theta_0, S, A, steps=9), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 
 from minari_distill.config import GENERAL_RECIPE
-from minari_distill.networks import Architecture, apply_head, forward, initialize
-from minari_distill.students import Policy, make_optimizer
+from minari_distill.inner.loop import InnerLoop
+from minari_distill.networks import Architecture, initialize
+from minari_distill.students import Policy
 from minari_distill.transitions import Transitions
 
 
@@ -41,16 +42,14 @@ def clone_all(
     recipe = GENERAL_RECIPE.replace(steps=steps, head="softmax" if codec.is_discrete else "tanh")
     arch = Architecture.of(recipe, x.shape[1], u.shape[1])
     generator = torch.Generator(device).manual_seed(seed)
-    theta = initialize(arch, n_students, scheme=recipe.init, generator=generator).requires_grad_()
-    optimizer = make_optimizer(theta, recipe)
+    theta = initialize(arch, n_students, scheme=recipe.init, generator=generator)
+    loop = InnerLoop(
+        recipe, obs_dim=x.shape[1], act_dim=u.shape[1], n_syn=batch, n_students=n_students, device=device
+    )
+    loop.start(theta)
     for _ in range(steps):
         i = torch.randint(len(x), (n_students, batch), generator=generator, device=device)
-        optimizer.zero_grad(set_to_none=True)
-        z = forward(theta, x[i], arch, logits=True)
-        if recipe.head == "softmax":
-            loss = -(u[i] * torch.log_softmax(z, -1)).sum(-1).mean(-1).sum()
-        else:
-            loss = (apply_head(z, recipe.head) - u[i]).square().mean((1, 2)).sum()
-        loss.backward()
-        optimizer.step()
-    return Policy(theta.detach().cpu(), recipe, units, transitions.observation_codec, codec)
+        loop.feed(x[i], u[i])
+        loop.advance()
+    theta = loop.master.cpu()
+    return Policy(theta, recipe, units, transitions.observation_codec, codec)

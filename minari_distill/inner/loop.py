@@ -75,7 +75,7 @@ class InnerLoop:
         self.optimizer: Sgd | Adam = inner_optimizer(recipe, self.master, self.segment)
         self.weight = 1.0 / n_syn if self.arch.head == "softmax" else 1.0 / (n_syn * act_dim)
         self.S = torch.ones(self.K, n_syn, obs_dim + 1, **narrow)  # the last column stays ones, for b_1
-        self.A = torch.zeros(1, n_syn, act_dim, **wide)
+        self.A = torch.zeros(self.K, n_syn, act_dim, **wide)
         self._saved: list[list[Tensor]] = []
         self._lengths: list[int] = []
         if window:
@@ -88,10 +88,18 @@ class InnerLoop:
 
     def begin(self, theta_0: Tensor, S: Tensor, A: Tensor) -> None:
         """Load fresh students (K, P) and the synset: S (n, obs_dim) normalised, A (n, act_dim)."""
-        self.S[..., :-1].copy_(S)
-        self.A.copy_(A)
+        self.feed(S, A)
+        self.start(theta_0)
+
+    def start(self, theta_0: Tensor) -> None:
+        """Fresh students (K, P), at step 0."""
         self.master.copy_(theta_0)
         self.optimizer.reset()
+
+    def feed(self, S: Tensor, A: Tensor) -> None:
+        """The pairs of the next steps, for all students alike or (K, n, ·) for each its own."""
+        self.S[..., :-1].copy_(S)
+        self.A.copy_(A)
 
     def resume(self, students: list[Tensor]) -> None:
         """Go on with students under way: θ (K, P) and the optimiser's state, as `state` lists them."""
