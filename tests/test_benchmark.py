@@ -17,7 +17,7 @@ from minari_distill.benchmark.figures import learning_figure
 from minari_distill.benchmark.rows import SCHEMA, collect, with_fractions, write_results
 from minari_distill.benchmark.run import missing, read_cell, run_cells
 from minari_distill.cli import app
-from minari_distill.config import GENERAL_RECIPE
+from minari_distill.config import GENERAL_RECIPE, PRESETS
 from minari_distill.distill import distill
 from minari_distill.errors import ConfigError
 from minari_distill.inner import loop
@@ -321,13 +321,18 @@ def test_markers_are_filled_and_missing_ones_named():
         tables.fill_markers(page, {"table2": "x"})
 
 
-def test_identity(dataset):
-    """Where the teacher's file lies and which readings are wanted do not make another cell; the seed does."""
+def test_identity(dataset, monkeypatch):
+    """Where the teacher's file lies and which readings are wanted do not make another cell; the seed does,
+    and so does a preset that another release ships with other settings, but not for what needs none."""
     cell = Cell(dataset, "av_pbc", (Reading("main", "recipe", 5),), 8)
     moved = dataclasses.replace(dataset, teacher="/elsewhere.safetensors")
     assert dataclasses.replace(cell, dataset=moved, readings=()).name == cell.name
     assert dataclasses.replace(cell, seed=1).name != cell.name
     assert Cell.from_json(json.loads(json.dumps(cell.to_json()))) == cell
+    teacher = dataclasses.replace(cell, method="teacher", label="")
+    names = cell.name, cell.run_name, teacher.name
+    monkeypatch.setitem(PRESETS, "default", {"inner_lr": 0.5})
+    assert (cell.name, cell.run_name) != names[:2] and teacher.name == names[2]
 
 
 BAD = [

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minari_distill.config import GENERAL_RECIPE, make_config
+from minari_distill.config import GENERAL_RECIPE, make_config, unchecked_settings
 from minari_distill.errors import ConfigError, did_you_mean
 from minari_distill.objectives import OBJECTIVES
 
@@ -137,10 +137,15 @@ class Cell:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that its numbers depend on, except which readings are wanted and where files lie."""
+        """All that its numbers depend on, except which readings are wanted and where files lie.
+
+        A preset's settings stand in it by value: another release may ship others under the same name.
+        """
         whole = self.to_json()
         del whole["readings"]
         del whole["dataset"]["teacher"]
+        if self.label:
+            whole["config"] = unchecked_settings(**self.config_settings)
         return whole
 
     @property
