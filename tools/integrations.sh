@@ -27,7 +27,7 @@ for name in "${@:-${order[@]}}"; do
   if [[ ! -e "$bin/../installed" || pyproject.toml -nt "$bin/../installed" ]]; then
     "$python" -m venv ".venv/integrations/$name"
     "$bin/pip" install --quiet torch==2.13.0
-    "$bin/pip" install --quiet torch==2.13.0 "${versions[$name]}" -e ".[${name//_/-}]" "pytest>=8" "pytest-timeout>=2.3"
+    "$bin/pip" install --quiet torch==2.13.0 "${versions[$name]}" -e ".[${name//_/-}]" "pytest>=8" "pytest-timeout>=2.3" "hypothesis>=6"
     # imitation 1.0.1 asks for gymnasium 0.29, and runs on later ones.
     if [[ "$name" == imitation ]]; then "$bin/pip" install --quiet --no-deps imitation==1.0.1; fi
     touch "$bin/../installed"
