@@ -80,7 +80,7 @@ def distill(
         str, typer.Option(help="default, quick or paper.", autocompletion=completion.presets)
     ] = "default",
     objective: Annotated[
-        str | None, typer.Option(help="dbc, pbc or av_pbc.", autocompletion=completion.objectives)
+        str | None, typer.Option(help="auto, dbc, pbc or av_pbc.", autocompletion=completion.objectives)
     ] = None,
     drop: Annotated[
         list[str] | None, typer.Option(help="An observation part to leave out; may be repeated.")

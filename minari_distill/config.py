@@ -80,7 +80,7 @@ class DistillConfig:
 
     # What is distilled
     n_syn: int = 256  # synthetic pairs
-    objective: str = "av_pbc"  # "dbc" | "pbc" | "av_pbc", or one of your own (objectives.py)
+    objective: str = "auto"  # "auto" | "dbc" | "pbc" | "av_pbc", or your own (objectives.py)
     initializer: str = "relabelled"  # "random" | "relabelled" | "kmeans"
 
     # Teacher (the paper's Cal-QL with CORL's defaults; Nakamoto et al., 2023)
@@ -240,6 +240,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # The paper's procedure (arXiv 2410.22728, section 5 and appendix), so that numbers compare.
     "paper": {
+        "objective": "av_pbc",
         "initializer": "random",
         "hidden_width": 256,
         "student_init": "orthogonal",

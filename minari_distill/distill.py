@@ -10,8 +10,10 @@ select      the pairs with the lowest held-out loss
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,11 @@ from minari_distill.devices import resolve_device, resolve_precision
 from minari_distill.errors import DatasetError
 from minari_distill.initializers import initial_indices
 from minari_distill.labelling import label
-from minari_distill.objectives import find_objective
+from minari_distill.objectives import find_objective, settled
 from minari_distill.outer import OuterLoop, Problem
 from minari_distill.progress import Progress, Report, duration, to_stderr
 from minari_distill.runs import Run
+from minari_distill.support import teacher_distance
 from minari_distill.synset import Synset
 from minari_distill.teachers import (
     Teacher,
@@ -38,6 +41,12 @@ from minari_distill.teachers import (
 from minari_distill.team import Team
 from minari_distill.transitions import Transitions, load_transitions
 from minari_distill.units import Units
+
+_OUTSIDE = (
+    "The teacher differs from what the data do by {distance:.1f} times the variance of the data's own actions: what it would "
+    "meet is not in them, so the pairs match the data's actions (objective=dbc). To match the teacher all the same: "
+    "objective=av_pbc."
+)
 
 
 def distill(
@@ -117,8 +126,11 @@ def distill(
         chosen = None if given is None else given.to(device)
         teacher_seconds = time.perf_counter() - started
 
-        units, problem, S, A = pose(transitions, chosen, settings)
-        outer = OuterLoop(problem, S, A, settings, device)
+        posed = pose(transitions, chosen, settings)
+        settings, units = posed.config, posed.units
+        if posed.teacher_distance is not None and settings.objective == "dbc":
+            say(_OUTSIDE.format(distance=posed.teacher_distance))
+        outer = OuterLoop(posed.problem, posed.S, posed.A, settings, device)
         run.restore(outer)
         best = _distil(outer, run, report, should_stop)
 
@@ -138,6 +150,7 @@ def distill(
         config=settings,
         metadata={
             "teacher": None if chosen is None else chosen.metadata,
+            "teacher_distance": posed.teacher_distance,
             "held_out_loss": best.loss,
             "best_step": best.step,
             "outer_steps_done": outer.step_count,
@@ -151,17 +164,40 @@ def distill(
     )
 
 
-def pose(
-    transitions: Transitions, teacher: Teacher | None, config: DistillConfig
-) -> tuple[Units, Problem, torch.Tensor, torch.Tensor]:
-    """The problem in normalised numbers, and the initial pairs S (n_syn, obs_dim), A (n_syn, act_dim)."""
-    units, room = transitions.units(), transitions.room
-    labels = label(transitions, units, teacher, config)
-    assert labels.obs is not None
-    target, weight = find_objective(config.objective)(labels, config)
+@dataclass(frozen=True)
+class Posed:
+    """What the outer loop starts from.
 
+    Attributes:
+        units: Between the source's numbers and the problem's.
+        problem: States, targets and weights, in normalised numbers.
+        S, A: The initial pairs, (n_syn, obs_dim) and (n_syn, act_dim).
+        config: The settings, with the objective named that "auto" stands for.
+        teacher_distance: ρ of `support.py`, where the objective was "auto".
+    """
+
+    units: Units
+    problem: Problem
+    S: torch.Tensor
+    A: torch.Tensor
+    config: DistillConfig
+    teacher_distance: float | None
+
+
+def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfig) -> Posed:
+    """The problem in normalised numbers, and the initial pairs."""
+    units, room = transitions.units(), transitions.room
     generator = torch.Generator().manual_seed(config.seed)
     held = _held_out(transitions, config, generator)
+    labels = label(transitions, units, teacher, config)
+    obs = labels.obs
+    assert obs is not None
+    if config.objective == "auto" and labels.teacher_act is not None:
+        distance = teacher_distance(obs, labels.act, labels.teacher_act, torch.from_numpy(held))
+        labels = dataclasses.replace(labels, teacher_distance=distance)
+        config = config.replace(objective=settled("auto", labels))
+    target, weight = find_objective(config.objective)(labels, config)
+
     low, high = (
         torch.as_tensor((b - transitions.observation_mean) / transitions.observation_std).float()
         for b in (transitions.observation_codec.low, transitions.observation_codec.high)
@@ -172,10 +208,10 @@ def pose(
 
     discrete = transitions.action_codec.is_discrete
     problem = Problem(
-        taken(labels.obs, ~held),
+        taken(obs, ~held),
         taken(target, ~held),
         taken(weight, ~held),
-        taken(labels.obs, held),
+        taken(obs, held),
         taken(target, held),
         taken(weight, held),
         low,
@@ -186,7 +222,8 @@ def pose(
     A = problem.target[chosen]
     if config.initializer == "random":
         A = labels.act[np.flatnonzero(~held)[chosen]]
-    return units, problem, problem.obs[chosen].clone(), A if discrete else A.clamp(-1, 1)
+    S, A = problem.obs[chosen].clone(), A if discrete else A.clamp(-1, 1)
+    return Posed(units, problem, S, A, config, labels.teacher_distance)
 
 
 def how_long(transitions: Transitions, config: DistillConfig, *, learning: bool) -> str:

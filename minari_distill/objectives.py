@@ -9,6 +9,7 @@ with d the mean squared error over action dimensions, or the cross-entropy for d
     DBC      y = the dataset's own action,   w = 1
     PBC      y = π*(s),                      w = 1
     Av-PBC   y = π*(s),                      w = q(s, π*(s))                                        (2)
+    auto     Av-PBC, unless the data do not show what the teacher does (ρ > 2, `support.py`): then DBC
 
 An objective is a function (labels, config) → (y, w) under the decorator `objective`, here or in a program of your own.
 """
@@ -34,13 +35,18 @@ class Labels:
         teacher_act: (N, act_dim) π*(s), likewise; None where no teacher was asked.
         teacher_q: (N,) q(s, π*(s)), a discounted raw return; None where no q was asked.
         obs: (N, obs_dim) the normalised states.
+        teacher_distance: ρ of `support.py`; None where nobody asked.
     """
 
     act: Tensor
     teacher_act: Tensor | None = None
     teacher_q: Tensor | None = None
     obs: Tensor | None = None
+    teacher_distance: float | None = None
 
+
+FARTHEST = 2.0
+"""ρ up to which "auto" matches the teacher. Nine reference teachers had 0.4 to 1.0, or 3.9 and 4.8 (docs/results.md)."""
 
 Rule = Callable[[Labels, DistillConfig], tuple[Tensor, Tensor]]
 
@@ -164,6 +170,21 @@ def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     positive = (positive / positive.max().clamp_min(1e-12)) ** config.q_power
     mean = positive.mean()
     return y, positive / mean if mean > 0 else torch.ones_like(q)
+
+
+def settled(name: str, labels: Labels) -> str:
+    """The objective that `name` stands for: "auto" is "av_pbc", or "dbc" for a teacher that acts outside of the data."""
+    if name != "auto":
+        return name
+    if labels.teacher_distance is None:
+        raise TeacherError('objective="auto" needs a teacher\'s actions and values; give `teacher=`.')
+    return "av_pbc" if labels.teacher_distance <= FARTHEST else "dbc"
+
+
+@objective("auto", needs_q=True)
+def auto(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
+    """Av-PBC, or DBC where the teacher acts outside of the data. Returns y (N, act_dim) and w (N, 1)."""
+    return find_objective(settled("auto", labels))(labels, config)
 
 
 def _known(value: Tensor | None, objective: str) -> Tensor:

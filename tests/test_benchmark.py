@@ -76,7 +76,7 @@ def test_a_grid_is_run_once_and_its_rows_are_tidy(dataset, tmp_path):
     """Story: all cells of a dataset; the same command again runs nothing; parquet and CSV have every column."""
     out = tmp_path / "out"
     wanted = grid([dataset], settings=TINY, snapshots=[0, 3], **FEW)
-    assert [c.method for c in wanted] == ["teacher", "bc", "random", "relabelled", "av_pbc"]
+    assert [c.method for c in wanted] == ["teacher", "bc", "random", "relabelled", "auto"]
     outcome = run_cells(wanted, out, threads=1)
     assert (outcome.done, outcome.skipped, outcome.failed) == (5, 0, {})
     again = run_cells(wanted, out, threads=1)
@@ -95,7 +95,7 @@ def test_a_grid_is_run_once_and_its_rows_are_tidy(dataset, tmp_path):
         assert row["n_policies"] >= 1 and row["unit"] and row["date"]
     at = {r["snapshot"]: r for r in rows if r["group"] == "snapshots" and r["protocol"] == "recipe"}
     assert at[0]["outer_steps"] == 0 and at[3]["outer_steps"] == 3
-    last = next(r for r in rows if r["method"] == "av_pbc" and r["group"] == "main")
+    last = next(r for r in rows if r["method"] == "auto" and r["group"] == "main")
     assert last["outer_steps"] == 6 and json.loads(last["config"])["outer_steps"] == 6
     assert learning_figure(rows, EMBEDDED_ID, out / "figures").stat().st_size > 1000
     made = tables.all_tables(rows)

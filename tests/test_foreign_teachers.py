@@ -105,7 +105,8 @@ def test_own_agents_are_distilled(tmp_path):
     transitions = point_mass()
     agent = Teacher.from_callable(lambda obs: (-2 * obs).clamp(-2, 2), obs_dim=2, act_dim=2)
     config = make_config("quick", objective="pbc", n_syn=8, outer_steps=1, precision="float32")
-    units, problem, _, _ = pose(transitions, agent, config)
+    posed = pose(transitions, agent, config)
+    units, problem = posed.units, posed.problem
     raw = units.denormalise(problem.obs)
     torch.testing.assert_close(units.unscale(problem.target), (-2 * raw).clamp(-2, 2), atol=1e-5, rtol=0)
     assert torch.equal(problem.weight, torch.ones(len(problem.obs), 1))

@@ -183,11 +183,12 @@ def test_outer_batches_are_gathered_from_mapped_arrays(make_dataset, objective):
     config = make_config(objective=objective, teacher_method="filtered_bc", **TINY)
     plain, far = mapped("test/large-v0")
     teacher = make_trainer(plain, config).teacher()
-    (_, one, S, A), (_, other, S2, A2) = (pose(t, teacher, config) for t in (plain, far))
+    in_memory, in_files = (pose(t, teacher, config) for t in (plain, far))
+    one, other = in_memory.problem, in_files.problem
     for name in ("obs", "target", "weight", "held_obs", "held_target", "held_weight"):
         assert torch.equal(getattr(one, name), getattr(other, name))
         assert is_mapped(getattr(other, name)) and not is_mapped(getattr(one, name))
-    assert torch.equal(S, S2) and torch.equal(A, A2)
+    assert torch.equal(in_memory.S, in_files.S) and torch.equal(in_memory.A, in_files.A)
 
 
 @pytest.mark.parametrize("method", ["cal_ql", "filtered_bc"])

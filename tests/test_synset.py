@@ -256,7 +256,7 @@ def test_what_lies_in_the_folder():
     assert record["rewards_are_placeholders"]
     assert record["transitions_are_placeholders"]
     assert record["n_syn"] == 64
-    assert record["objective"] == "av_pbc"
+    assert record["objective"] == "auto"
     assert record["source"]["dataset_ids"] == ["test/pendulum-v0"]
     assert (folder / "data/main_data.hdf5").stat().st_size < 64 * 2500
 

@@ -1,6 +1,6 @@
 """What is run: a cell is one dataset × method × size × seed; a reading is one kind of student scored in it.
 
-methods     teacher, bc (all data), random and relabelled (pairs that were not distilled), dbc, pbc, av_pbc
+methods     teacher, bc (all data), random and relabelled (pairs that were not distilled), dbc, pbc, av_pbc, auto
 readings    main            students of both protocols
             ensembles       students whose actions are averaged
             architectures   2 to 6 layers, and 4 with residual connections
@@ -189,7 +189,7 @@ class Cell:
 def grid(
     datasets: Sequence[Dataset],
     *,
-    objectives: Sequence[str] = ("av_pbc",),
+    objectives: Sequence[str] = ("auto",),
     sizes: Sequence[int] = (256,),
     seeds: Sequence[int] = (0,),
     groups: Sequence[str] = ("main", "ensembles"),

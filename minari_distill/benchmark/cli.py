@@ -25,7 +25,7 @@ def benchmark(
     dataset: Annotated[
         Names, typer.Option(help="ID, ID=TEACHER or ID+ID=TEACHER (ids read as one); may be repeated.")
     ] = None,
-    objective: Annotated[Names, typer.Option(help="dbc, pbc or av_pbc; may be repeated.")] = None,
+    objective: Annotated[Names, typer.Option(help="auto, dbc, pbc or av_pbc; may be repeated.")] = None,
     size: Annotated[list[int] | None, typer.Option(help="Pairs of a synset; may be repeated.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Of synsets and students; may be repeated.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results; what it holds is skipped.")] = Path(
@@ -80,7 +80,7 @@ def benchmark(
         if not tables_only:
             cells = grid(
                 [Dataset.parse(text) for text in dataset or []],
-                objectives=objective or ["av_pbc"],
+                objectives=objective or ["auto"],
                 sizes=size or [256],
                 seeds=seed or [0],
                 groups=read or ["main", "ensembles"],

@@ -29,8 +29,9 @@ _NAMES = {
     "dbc": "DBC",
     "pbc": "PBC",
     "av_pbc": "Av-PBC",
+    "auto": "auto",
 }
-_BEFORE = ["random", "relabelled", "dbc", "pbc", "av_pbc", "bc", "teacher"]
+_BEFORE = ["random", "relabelled", "dbc", "pbc", "av_pbc", "auto", "bc", "teacher"]
 assert sorted(_BEFORE) == sorted(METHODS)
 
 
