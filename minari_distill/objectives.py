@@ -46,7 +46,7 @@ class Labels:
 
 
 FARTHEST = 2.0
-"""ρ up to which "auto" matches the teacher. Nine reference teachers had 0.4 to 1.0, or 3.9 and 4.8 (docs/results.md)."""
+"""ρ up to which "auto" matches the teacher. Seven reference teachers have 0.4 to 1.0, two 2.8 to 5.7 (docs/results.md)."""
 
 Rule = Callable[[Labels, DistillConfig], tuple[Tensor, Tensor]]
 
