@@ -26,7 +26,7 @@ def teacher_distance(obs: Tensor, act: Tensor, teacher_act: Tensor, held: Tensor
         held: (N,) bool, the states that are asked; their neighbours are looked for among the others.
 
     Returns:
-        ρ; 1e6 or more where the data's actions have no spread at all and the teacher differs from them.
+        ρ, always finite; huge where the data's actions have no spread at all and the teacher differs from them.
     """
     asked, known = _spread(held.nonzero()[:, 0], _ASKED), _spread((~held).nonzero()[:, 0], _KNOWN)
     apart = torch.cdist(obs[asked].float(), obs[known].float())
