@@ -25,8 +25,15 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """The numbers of a setting: "auto" is "bfloat16" on a CPU that multiplies it in hardware (AMX), else "float32"."""
+    """The numbers of a setting: "auto" is "bfloat16" on a CPU that multiplies it in hardware, else "float32".
+
+    That is AMX (Xeons from Sapphire Rapids on) or AVX-512 BF16 (EPYC and Ryzen from Zen 4 on); how much each
+    gains stands in docs/performance.md.
+    """
     if name != "auto":
         return name
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return "bfloat16" if device.type == "cpu" and has_amx() else "float32"
+    in_hardware = any(
+        getattr(torch.cpu, asked, lambda: False)()
+        for asked in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
+    return "bfloat16" if device.type == "cpu" and in_hardware else "float32"

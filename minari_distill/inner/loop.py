@@ -154,7 +154,7 @@ class InnerLoop:
                     dS=self.dS,
                     dA=self.dA,
                 )
-                self.lam.add_(self.hvp.flat, alpha=-self.optimizer.lr)
+                self.optimizer.descend(self.lam, self.hvp.flat)
         return self.dS.sum(0), self.dA.sum(0)
 
     def state(self) -> list[Tensor]:

@@ -30,6 +30,7 @@ class Sgd:
 
     def __init__(self, recipe: StudentRecipe, like: Tensor, length: int):
         self.lr = recipe.lr
+        self.wide = torch.empty_like(like)
 
     def state(self) -> list[Tensor]:
         """The tensors that a checkpoint of the inner loop must copy."""
@@ -40,7 +41,11 @@ class Sgd:
 
     def step(self, theta: Tensor, grad: Tensor, slot: int | None) -> None:
         """θ ← θ', in place; `slot` says where to note what the adjoint needs, None that there will be none."""
-        theta.add_(grad, alpha=-self.lr)
+        self.descend(theta, grad)
+
+    def descend(self, x: Tensor, by: Tensor) -> None:
+        """x ← x − α by; `by` may be narrow, and is widened in memory that is there, since fresh pages cost more."""
+        x.add_(by if by.dtype == x.dtype else self.wide.copy_(by), alpha=-self.lr)
 
     def begin_adjoint(self) -> None:
         """∂H/∂(state) = 0 at the end of the loop."""
@@ -68,7 +73,7 @@ class Momentum(Sgd):
 
     def step(self, theta: Tensor, grad: Tensor, slot: int | None) -> None:
         """One step; the adjoint is linear and needs nothing from it."""
-        self.m.mul_(self.momentum).add_(grad)
+        self.m.mul_(self.momentum).add_(grad if grad.dtype == self.m.dtype else self.wide.copy_(grad))
         theta.add_(self.m, alpha=-self.lr)
 
     def begin_adjoint(self) -> None:
