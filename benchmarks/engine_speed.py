@@ -44,7 +44,7 @@ def products(config: DistillConfig) -> list[tuple[int, tuple[int, int, int]]]:
 
     The first layer's backward product is not needed for the gradient, and its tangent input is zero.
     """
-    arch = Architecture.of(config.recipe, OBS_DIM, ACT_DIM)
+    arch = Architecture.of(config.inner_recipe, OBS_DIM, ACT_DIM)
     n, T, W = config.n_syn, config.inner_steps, config.window_steps
     counts = []
     for l, (i, o) in enumerate(arch.shapes):

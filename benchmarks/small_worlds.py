@@ -121,9 +121,11 @@ SETTINGS: dict[str, Any] = {
     "n_syn": 64,
     "objective": "pbc",  # a sparse reward makes q, and so Av-PBC's weight, nearly nothing far from the goal
     "outer_steps": 500,
-    "hidden_width": 256,  # with the next two: students that nothing was tuned for
+    "hidden_width": 256,  # with the next four: students that nothing was tuned for
     "inner_lr": 1e-3,
     "inner_steps": 1000,
+    "student_widening": 1,
+    "student_length": 1.0,
     "validate_every": 100,
 }
 """Of the distillation; the rest are the defaults."""

@@ -97,29 +97,33 @@ class DistillConfig:
     q_temperature: float = 1.0  # discrete actions: π* = softmax(Q / q_temperature)
     top_fraction: float = 0.1  # filtered_bc: share of the episodes it learns from, best returns first
 
-    # Student recipe, that is the inner loop
+    # Students of the inner loop
     hidden_layers: int = 3  # hidden layers, ReLU
-    hidden_width: int = 512  # units of each
+    hidden_width: int = 256  # units of each
     head: str = "tanh"  # "softmax" is chosen for discrete actions
     student_init: str = "torch"  # "orthogonal" | "torch"
     output_gain: float = 1.0  # the last layer's initial weights, times this
     inner_optimizer: str = "adam"  # "sgd" | "momentum" | "adam"
-    inner_lr: float = 2e-3  # α, its learning rate
+    inner_lr: float = 1e-3  # α, its learning rate
     inner_momentum: float = 0.9  # μ of "momentum"
     inner_betas: tuple[float, float] = (0.9, 0.999)  # of "adam"
     inner_eps: float = 1e-8  # of "adam"
-    inner_steps: int = 300  # T
+    inner_steps: int = 1000  # T
     window: int = 20  # inner steps an outer step ("unroll" differentiates them, at a random offset); 0 = T
     n_students: int = 1  # K, students an outer step
     student_pool: int = 10  # sets of students that live on from step to step; 0: always fresh ones
     pool_life: int = 200  # inner steps after which a set of the pool starts anew, at most T; 0 = T
+
+    # The recipe that travels with the synset: the inner loop's students, but for
+    student_widening: int = 2  # units of each hidden layer, times this
+    student_length: float = 0.5  # steps of their training, times this
 
     # Meta-gradient
     meta_gradient: str = "kernel"  # "kernel": of trained students | "unroll": back through the window
     ridge: float = 1e-2  # "kernel": λ, as a share of the kernel's mean diagonal
 
     # Outer loop
-    outer_steps: int = 1000  # updates of the synset
+    outer_steps: int = 3000  # updates of the synset
     outer_optimizer: str = "adam"  # "adam" | "momentum"
     outer_lr_obs: float = 4e-2  # learning rate of the states S, which are normalised
     outer_lr_act: float = 1e-2  # learning rate of the actions A, in [-1, 1]
@@ -134,7 +138,7 @@ class DistillConfig:
 
     # Selection by held-out loss, and checkpoints
     holdout_fraction: float = 0.1  # share of the transitions, in whole episodes
-    validate_every: int = 100  # outer steps between two validations
+    validate_every: int = 500  # outer steps between two validations
     validation_students: int = 2  # students of a validation
     checkpoint_every: int = 50  # outer steps between two checkpoints
 
@@ -160,7 +164,7 @@ class DistillConfig:
             "outer_batch validate_every validation_students checkpoint_every"
         ).split():
             _at_least(name, getattr(self, name), 1)
-        for name in "actor_lr critic_lr q_temperature outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb ridge".split():
+        for name in "actor_lr critic_lr q_temperature outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb ridge student_length".split():
             _positive(name, getattr(self, name))
         if not 0 <= self.memory_share <= 1:
             raise ConfigError(
@@ -174,6 +178,7 @@ class DistillConfig:
                 )
         _at_least("student_pool", self.student_pool, 0)
         _at_least("pool_life", self.pool_life, 0)
+        _at_least("student_widening", self.student_widening, 1)
         _at_least("outer_steps", self.outer_steps, 0)  # 0: the initial pairs, a baseline
         if not 0 <= self.window <= self.inner_steps:
             raise ConfigError(
@@ -186,11 +191,19 @@ class DistillConfig:
             )
         for name in ("inner_betas", "outer_betas"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _ = self.recipe  # refuses a bad head, init, learning rate or width
+        _ = self.inner_recipe  # refuses a bad head, init, learning rate or width
 
     @property
     def recipe(self) -> StudentRecipe:
-        """The student recipe that the inner loop follows, which travels with the synset."""
+        """The student recipe that travels with the synset."""
+        return self.inner_recipe.replace(
+            hidden_width=self.student_widening * self.hidden_width,
+            steps=max(1, round(self.student_length * self.inner_steps)),
+        )
+
+    @property
+    def inner_recipe(self) -> StudentRecipe:
+        """The student recipe that the inner loop follows."""
         return StudentRecipe(
             hidden_layers=self.hidden_layers,
             hidden_width=self.hidden_width,
@@ -218,7 +231,7 @@ class DistillConfig:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Cal-QL as the paper ran it; wide students, whose kernel varies less from one to the next.
+    # Cal-QL as the paper ran it; plain students in the inner loop, wider ones to read the pairs.
     "default": {},
     # Minutes on two CPU cores, teacher included: its narrow expert asks for a sharper weight,
     # and for the unroll (docs/results.md).
@@ -226,10 +239,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "teacher_method": "filtered_bc",
         "teacher_steps": 5_000,
         "outer_steps": 600,
+        "validate_every": 100,
         "q_power": 3.0,
-        "hidden_width": 256,
-        "inner_lr": 1e-3,
-        "inner_steps": 1000,
+        "student_widening": 1,
+        "student_length": 1.0,
         "meta_gradient": "unroll",
         "window": 30,
         "student_pool": 16,
@@ -242,7 +255,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "objective": "av_pbc",
         "initializer": "random",
-        "hidden_width": 256,
+        "student_widening": 1,
+        "student_length": 1.0,
         "student_init": "orthogonal",
         "inner_optimizer": "sgd",
         "inner_lr": 0.1,

@@ -30,7 +30,7 @@ def fresh_students(
     dtype: torch.dtype,
 ) -> Tensor:
     """Initial parameters (K, P) of an outer step's `students`; step −1 has those of the validation."""
-    recipe = config.recipe
+    recipe = config.inner_recipe
     return torch.cat(
         [
             initialize(

@@ -87,9 +87,9 @@ class OuterLoop:
             "device": device,
             "precision": config.precision,
         }
-        self.arch = Architecture.of(config.recipe, obs_dim, act_dim)
+        self.arch = Architecture.of(config.inner_recipe, obs_dim, act_dim)
         self.inner = InnerLoop(
-            config.recipe,
+            config.inner_recipe,
             n_students=len(self.students),
             window=0 if config.meta_gradient == "kernel" else config.window_steps,
             memory_budget=config.memory_budget_gb * 1e9,
@@ -103,13 +103,14 @@ class OuterLoop:
         charged_in = exact if config.meta_gradient == "kernel" else config.precision
         self._outer = BatchLoss(self.arch, K, B, precision=charged_in, device=device)
         held = min(len(problem.held_obs), _VALIDATION_STATES)
-        self._held = BatchLoss(self.arch, config.validation_students, held, precision=exact, device=device)
+        judged = self.validation.arch
+        self._held = BatchLoss(judged, config.validation_students, held, precision=exact, device=device)
         self._held_indices = torch.randperm(
             len(problem.held_obs), generator=keyed_generator(torch.device("cpu"), config.seed, -2)
         )[:held].to(device)
         self._theta_0 = torch.zeros(K, self.arch.n_parameters, **where)
         self._theta_val = fresh_students(
-            self.arch, config, -1, range(config.validation_students), device=device, dtype=dtype
+            judged, config, -1, range(config.validation_students), device=device, dtype=dtype
         )
         self.pool = StudentPool(config, self.inner) if config.student_pool else None
         self._gradient: tuple[Tensor, Tensor, Tensor] | None = None
@@ -260,7 +261,7 @@ class OuterLoop:
     @torch.no_grad()
     def held_out_loss(self) -> float:
         """H on the held-out states, of students with fixed seeds trained by the whole recipe."""
-        theta = self.validation.train(self._theta_val, self.S, self.A, steps=self.config.inner_steps)
+        theta = self.validation.train(self._theta_val, self.S, self.A, steps=self.config.recipe.steps)
         p = self.problem
         for k in range(self.config.validation_students):
             self._held.load(k, p.held_obs, p.held_target, p.held_weight, self._held_indices)

@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 USE = "For behavioural cloning only: rewards, terminations and next observations are placeholders."
 
 
+_UNNAMED = {
+    "student_widening": 1,
+    "student_length": 1.0,
+}  # what a synset older than these settings was made with
+
+
 @dataclass(frozen=True, eq=False)
 class Synset:
     """n_syn synthetic pairs in the units of the source dataset, and all that is known of them.
@@ -386,7 +392,7 @@ def _from_record(
             observation_mean=np.array(record["normalisation"]["mean"], np.float32),
             observation_std=np.array(record["normalisation"]["std"], np.float32),
             recipe=StudentRecipe(**record["recipe"]),
-            config=DistillConfig(**record["config"]) if record["config"] else None,
+            config=DistillConfig(**_UNNAMED | record["config"]) if record["config"] else None,
             metadata=dict(record["metadata"]),
         )
     except SynsetError:

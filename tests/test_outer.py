@@ -7,9 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minari_distill.config import make_config
+from minari_distill.config import GENERAL_RECIPE, make_config
+from minari_distill.draws import fresh_students
 from minari_distill.errors import Diverged
 from minari_distill.initializers import initial_indices
+from minari_distill.inner import InnerLoop
+from minari_distill.networks import Architecture, forward
 from minari_distill.objectives import Labels, av_pbc, dbc, pbc
 from minari_distill.outer import OuterLoop, Problem, project_to_simplex
 
@@ -22,6 +25,8 @@ def small(**overrides):
         "hidden_layers": 2,
         "hidden_width": 16,
         "inner_steps": 12,
+        "student_widening": 1,
+        "student_length": 1.0,
         "window": 5,
         "n_students": 2,
         "outer_batch": 32,
@@ -250,6 +255,32 @@ def test_kmeans_seeding_reaches_a_far_cluster():
     obs[-2:] = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
     chosen = initial_indices("kmeans", obs, 4, torch.Generator().manual_seed(0))
     assert {500, 501} <= set(chosen.tolist())
+
+
+def test_the_recipe_is_the_inner_loops_but_for_width_and_length():
+    """`default` widens and shortens the general recipe, which its inner loop follows; the other presets do not."""
+    c = make_config()
+    assert c.inner_recipe == GENERAL_RECIPE
+    assert c.recipe == GENERAL_RECIPE.replace(hidden_width=512, steps=500)
+    for preset in ("quick", "paper"):
+        c = make_config(preset)
+        assert c.recipe == c.inner_recipe
+
+
+def test_held_out_losses_are_those_of_the_recipes_students():
+    """The validation trains what `behavior_clone` will: same widths, steps and loss as students made by hand."""
+    config = small(student_widening=2, student_length=0.5, validation_students=3)
+    loop = OuterLoop(*problem(), config, CPU)
+    arch = Architecture.of(config.recipe, loop.S.shape[1], loop.A.shape[1])
+    assert (arch.hidden, loop.arch.hidden) == ((32, 32), (16, 16))
+    theta_0 = fresh_students(arch, config, -1, range(3), device=CPU, dtype=torch.float32)
+    inner = InnerLoop(
+        config.recipe, obs_dim=loop.S.shape[1], act_dim=loop.A.shape[1], n_syn=len(loop.S), n_students=3
+    )
+    theta = inner.train(theta_0, loop.S, loop.A, steps=6)
+    p, i = loop.problem, loop._held_indices
+    error = (forward(theta, p.held_obs[i].expand(3, -1, -1), arch) - p.held_target[i]).square()
+    assert loop.held_out_loss() == pytest.approx((p.held_weight[i] * error).mean().item(), rel=1e-5)
 
 
 def test_the_paper_preset_is_the_papers_procedure():

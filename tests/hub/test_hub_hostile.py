@@ -159,7 +159,7 @@ HOSTILE = {
         lambda files, tmp_path: files.update(
             {
                 "data/metadata.json": files["data/metadata.json"].replace(
-                    b'"hidden_width": 512', b'"hidden_width": 511'
+                    b'"hidden_width": 256', b'"hidden_width": 255'
                 )
             }
         ),
