@@ -114,21 +114,29 @@ def distilled_states(rows: Sequence[dict[str, Any]], dataset: str, out: Path, fo
     """Figure 2 of one dataset: distilled states above, and below what follows their actions, as a PNG.
 
     Returns:
-        The file, or None without a distilled synset or where its environment cannot be rendered here.
+        The file, or None where the folder holds no synset of it or its environment cannot be rendered here.
     """
     distilled = [
         r
         for r in rows
-        if r["dataset"] == dataset and r["outer_steps"] and r["group"] == "main" and r["protocol"] == "recipe"
+        if r["dataset"] == dataset
+        and r["outer_steps"]
+        and r["group"] == "main"
+        and r["protocol"] == "recipe"
+        and _synset_folder(r, out).exists()  # of published rows only the numbers are at hand
     ]
     if not distilled:
         return None
     best = min(distilled, key=lambda r: (-r["n_syn"], r["held_out_loss"]))  # by loss, never by return
-    run = json.loads((out / "cells" / f"{best['cell']}.json").read_text())["run"]
     path = folder / f"states-{_slug(dataset)}.png"
     folder.mkdir(parents=True, exist_ok=True)
-    synset = load_synset((out / "runs" / run / "synset").absolute())
+    synset = load_synset(_synset_folder(best, out).absolute())
     return path if render_strip(synset, path, follow=True) else None
+
+
+def _synset_folder(row: dict[str, Any], out: Path) -> Path:
+    record = json.loads((out / "cells" / f"{row['cell']}.json").read_text())
+    return out / "runs" / (record["run"] or "none") / "synset"
 
 
 def fill_figures(page: Path, figures: dict[str, list[Path]]) -> None:
