@@ -16,11 +16,18 @@ import gymnasium as gym
 import minari
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
 PENDULUM_OBSERVATIONS = spaces.Box(np.float32([-1, -1, -8]), np.float32([1, 1, 8]), dtype=np.float32)
 PENDULUM_ACTIONS = spaces.Box(-2, 2, (1,), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """A benchmark's cell sets the number of threads of its process, which the next test must not inherit."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
