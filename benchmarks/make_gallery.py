@@ -21,8 +21,8 @@ import torch
 
 import minari_distill as md
 from minari_distill.evaluate import TeacherPolicy
+from minari_distill.loading import GALLERY_FOLDER
 from minari_distill.progress import silent
-from minari_distill.synset import GALLERY_FOLDER
 
 N_STUDENTS, N_EPISODES, N_ENSEMBLE = 5, 10, 10
 

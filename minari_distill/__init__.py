@@ -13,8 +13,9 @@ from minari_distill.distill import distill
 from minari_distill.errors import MinariDistillError
 from minari_distill.evaluate import Evaluation, Score, evaluate
 from minari_distill.gallery import gallery
+from minari_distill.loading import load_synset
 from minari_distill.students import Policy, behavior_clone, load_policy
-from minari_distill.synset import Synset, load_synset
+from minari_distill.synset import Synset
 from minari_distill.teachers import Teacher, load_teacher, save_teacher
 from minari_distill.transitions import Transitions, load_transitions
 

@@ -17,6 +17,7 @@ from minari_distill.benchmark.cli import benchmark
 from minari_distill.doctor import doctor
 from minari_distill.export_cli import export
 from minari_distill.show.cli import show
+from minari_distill.targets import refuse_existing
 from minari_distill.team import joined
 from minari_distill.tensorboard import curves
 from minari_distill.terminal import (
@@ -117,7 +118,7 @@ def distill(
         target = output or f"distilled/{_slug(datasets)}-v0"
         folder = run_dir or Path("runs") / _slug(datasets)
         if not overwrite:
-            md.synset.refuse_existing(target)
+            refuse_existing(target)
         with (
             joined() as team,
             reporter(quiet=as_json or team.rank > 0) as report,

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from minari_distill.loading import gallery_ids, load_synset
 from minari_distill.recorded import scores_of
-from minari_distill.synset import gallery_ids, load_synset
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import typer
 import minari_distill as md
 from minari_distill import completion
 from minari_distill.errors import HubError
-from minari_distill.synset import refuse_existing
+from minari_distill.targets import refuse_existing
 from minari_distill.terminal import JsonFlag, console, one_line_errors, print_json
 
 

@@ -4,32 +4,25 @@
     >>> load_synset("me/hopper-medium-distilled-v0")    # doctest: +SKIP
     Synset of 256 pairs (obs_dim 11, act_dim 3), distilled from mujoco/hopper/medium-v0
 
-`layout.py` says how it lies on disk: an ordinary Minari dataset and an ordinary Parquet file.
+`layout.py` says how it lies on disk: an ordinary Minari dataset and an ordinary Parquet file; `loading.py` reads it back.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import minari
 import numpy as np
-from minari.namespace import create_namespace, list_local_namespaces
-from minari.storage.datasets_root_dir import get_dataset_path
 
 from minari_distill import layout
 from minari_distill.config import DistillConfig, StudentRecipe
-from minari_distill.errors import DatasetError, SynsetError, did_you_mean
+from minari_distill.errors import SynsetError
 from minari_distill.files import building_folder
-from minari_distill.integrity import check_folder
-from minari_distill.locate import MINARI_ID, find_folder, local_ids
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
+from minari_distill.targets import refuse_folder, register_namespace, resolve_target
 from minari_distill.units import Units
 
 if TYPE_CHECKING:
@@ -39,12 +32,6 @@ if TYPE_CHECKING:
     from minari_distill.hub import Pushed
 
 USE = "For behavioural cloning only: rewards, terminations and next observations are placeholders."
-
-
-_UNNAMED = {
-    "student_widening": 1,
-    "student_length": 1.0,
-}  # what a synset older than these settings was made with
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,12 +160,12 @@ class Synset:
         Raises:
             SynsetError: A bad id, something is there already, another process is writing it, the disk is full.
         """
-        folder, dataset_id = _resolve_target(target)
+        folder, dataset_id = resolve_target(target)
         try:
             with building_folder(folder) as temporary:
-                _refuse_folder(folder, target, overwrite)
+                refuse_folder(folder, target, overwrite)
                 self.write(temporary, dataset_id)
-            _register_namespace(dataset_id)
+            register_namespace(dataset_id)
         except BlockingIOError as error:
             raise SynsetError(
                 f"Another process is saving '{target}' at this moment. Wait until it ends, or choose another name."
@@ -325,175 +312,3 @@ class Synset:
             "description": f"{len(self)} synthetic pairs distilled from {', '.join(source.dataset_ids)}. {USE}",
             **{key: value for key, value in known.items() if value is not None},
         }
-
-
-def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
-    """Read a synset that `save` wrote.
-
-    Args:
-        source: A local Minari id, a folder, a `MinariDataset`, an id of the gallery that ships with the package
-            ("gallery/hopper-medium-replay-v0"; see `gallery`), or an address of a scheme in `ROADS`, for
-            instance "hf://me/hopper-synsets/hopper-medium-distilled-v0".
-
-    Returns:
-        The synset, its vectors those that were saved, bit for bit.
-
-    Raises:
-        SynsetError: There is none, it is an ordinary dataset, or its files are damaged.
-    """
-    if isinstance(source, str) and source.startswith(GALLERY) and not _is_local(source):
-        path = GALLERY_FOLDER / f"{source.removeprefix(GALLERY)}.parquet"
-        if not path.is_file():
-            known = gallery_ids()
-            raise SynsetError(
-                f"The gallery holds no '{source}'.{did_you_mean(source, known)} It holds: {', '.join(known)}."
-            )
-        observations, actions, record = layout.read_single(path)
-        return _from_record(record, lambda *codecs: (observations, actions), path)
-    data = _find(source)
-    record = layout.read_metadata(data)["synset"]
-    synset = _from_record(
-        record, lambda *codecs: layout.read_pairs(data, int(record["n_syn"]), *codecs), data
-    )
-    check_folder(data.parent)
-    return synset
-
-
-GALLERY = "gallery/"
-"""Namespace of the synsets that ship with the package."""
-GALLERY_FOLDER = Path(__file__).parent / "data" / "gallery"
-
-
-def gallery_ids() -> list[str]:
-    """Ids of the synsets that ship with the package, for `load_synset`."""
-    return [f"{GALLERY}{path.stem}" for path in sorted(GALLERY_FOLDER.glob("*.parquet"))]
-
-
-def _is_local(dataset_id: str) -> bool:
-    return (get_dataset_path(dataset_id) / "data").is_dir()
-
-
-def _from_record(
-    record: dict[str, Any],
-    read: Callable[[SpaceCodec, SpaceCodec], tuple[np.ndarray, np.ndarray]],
-    where: Path,
-) -> Synset:
-    """The synset of a record, its pairs by `read` (observation codec, action codec)."""
-    try:
-        observation_codec = SpaceCodec.from_spec(record["observation_codec"])
-        action_codec = SpaceCodec.from_spec(record["action_codec"])
-        observations, actions = read(observation_codec, action_codec)
-        return Synset(
-            observations=observations,
-            actions=actions,
-            observation_codec=observation_codec,
-            action_codec=action_codec,
-            source=Source.from_json(record["source"]),
-            observation_mean=np.array(record["normalisation"]["mean"], np.float32),
-            observation_std=np.array(record["normalisation"]["std"], np.float32),
-            recipe=StudentRecipe(**record["recipe"]),
-            config=DistillConfig(**_UNNAMED | record["config"]) if record["config"] else None,
-            metadata=dict(record["metadata"]),
-        )
-    except SynsetError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise SynsetError(f"The synset in '{where}' is damaged: {what} Save or pull it anew.") from error
-
-
-def _fetch_from_hub(address: str) -> Path:
-    from minari_distill.hub import fetch  # as in `push_to_hub`
-
-    return fetch(address)
-
-
-ROADS: dict[str, Callable[[str], Path]] = {"hf": _fetch_from_hub}
-"""Other places to load from: a scheme ("hf") → a function of the whole address that fetches it into a folder."""
-
-
-def refuse_existing(target: str | Path) -> None:
-    """Say beforehand what `save(target)` would say after hours of work.
-
-    Raises:
-        SynsetError: A bad id, or something is there already.
-    """
-    _refuse_folder(_resolve_target(target)[0], target, overwrite=False)
-
-
-def _refuse_folder(folder: Path, target: str | Path, overwrite: bool) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not overwrite:
-        raise SynsetError(
-            f"'{target}' exists already, in {folder}. Choose another name, or replace it with overwrite=True "
-            "(--overwrite)."
-        )
-    try:
-        layout.read_metadata(folder / "data")
-    except SynsetError as error:
-        raise SynsetError(
-            f"'{target}' exists in {folder} and is no synset: it is not overwritten. Choose another name."
-        ) from error
-
-
-def _resolve_target(target: str | Path) -> tuple[Path, str]:
-    """The folder to write, and the Minari id to write in it."""
-    if isinstance(target, str) and MINARI_ID.fullmatch(target):
-        _check_id(target)
-        return get_dataset_path(target), target
-    text = os.fspath(target)
-    folder = Path(text).expanduser().absolute()
-    if isinstance(target, str) and not (text.startswith((".", "~")) or os.path.isabs(text)):
-        raise SynsetError(
-            f"{target!r} is no Minari id. Write (namespace/)name-v0 in letters, digits, '-' and '_', namespaces of "
-            f"two characters or more, for instance 'me/{_as_name(text)}-v0'; for a folder write './{text}'."
-        )
-    name = folder.name if MINARI_ID.fullmatch(folder.name) else f"{_as_name(folder.name)}-v0"
-    _check_id(name)
-    return folder, name
-
-
-def _check_id(dataset_id: str) -> None:
-    # The Hub's grammar on top of Minari's: a synset must be pushable under its own name.
-    for name in dataset_id.split("/"):
-        if "--" in name or name.startswith("-") or name.endswith("-") or len(name) > 96:
-            raise SynsetError(
-                f"{dataset_id!r}: the Hub refuses the name {name!r}. Use single dashes inside the name and at most "
-                f"96 characters, for instance '{_as_name(name)}'."
-            )
-
-
-def _as_name(text: str) -> str:
-    name = re.sub(r"-v\d+$", "", text.rstrip("/").split("/")[-1])
-    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "synset"
-
-
-def _register_namespace(dataset_id: str) -> None:
-    namespace = dataset_id.rpartition("/")[0]  # empty for a folder elsewhere
-    if namespace and namespace not in list_local_namespaces():
-        create_namespace(namespace)
-
-
-def _find(source: Any) -> Path:
-    """The folder that holds a synset's metadata.json."""
-    if isinstance(source, minari.MinariDataset):
-        return Path(source.storage.data_path)
-    if isinstance(source, str) and "://" in source:
-        scheme = source.split("://")[0]
-        if scheme not in ROADS:
-            raise SynsetError(f"'{source}': nothing here reads {scheme}://.{did_you_mean(scheme, ROADS)}")
-        source = ROADS[scheme](source)
-    if not isinstance(source, str | os.PathLike):
-        raise SynsetError(
-            f"A synset is a Minari id, a folder or a MinariDataset, not a {type(source).__name__}."
-        )
-    is_id = isinstance(source, str) and MINARI_ID.fullmatch(source) and not Path(source).is_dir()
-    if is_id and not _is_local(str(source)):
-        raise SynsetError(
-            f"Synset '{source}' not found.{did_you_mean(str(source), local_ids())} List what is here with: minari list local"
-        )
-    try:
-        return find_folder(source)
-    except DatasetError as error:
-        raise SynsetError(str(error)) from error

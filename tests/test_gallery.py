@@ -5,7 +5,7 @@ import pytest
 
 import minari_distill as md
 from minari_distill.errors import SynsetError
-from minari_distill.synset import load_synset
+from minari_distill.loading import load_synset
 
 
 def test_every_entry_loads_and_names_its_provenance():

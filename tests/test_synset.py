@@ -24,9 +24,11 @@ from typer.testing import CliRunner
 from minari_distill import files, layout, one_step_episodes
 from minari_distill.config import StudentRecipe, make_config
 from minari_distill.errors import DatasetError, SynsetError
+from minari_distill.loading import ROADS, load_synset
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
-from minari_distill.synset import ROADS, Synset, load_synset, refuse_existing
+from minari_distill.synset import Synset
+from minari_distill.targets import refuse_existing
 from minari_distill.transitions import load_transitions
 from tests.conftest import PENDULUM_ACTIONS, PENDULUM_OBSERVATIONS, write_dataset
 

@@ -14,9 +14,9 @@ from minari_distill.benchmark.cells import PROTOCOLS
 from minari_distill.benchmark.tables import at_largest_size, method_name, method_order, score_of
 from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
+from minari_distill.loading import load_synset
 from minari_distill.plots import render_strip, returns_by_objective
 from minari_distill.plots.style import GREY, PALETTE, figure
-from minari_distill.synset import load_synset
 
 
 def all_figures(rows: Sequence[dict[str, Any]], out: Path, folder: Path) -> dict[str, list[Path]]:

@@ -26,10 +26,11 @@ from minari_distill.devices import resolve_device
 from minari_distill.distill import distill
 from minari_distill.errors import ConfigError
 from minari_distill.evaluate import Evaluation, TeacherPolicy, evaluate
+from minari_distill.loading import load_synset
 from minari_distill.objectives import needs_teacher
 from minari_distill.progress import Progress, Report
 from minari_distill.students import Policy, behavior_clone, resolve_recipe
-from minari_distill.synset import Synset, load_synset
+from minari_distill.synset import Synset
 from minari_distill.teachers import learn_teacher, load_teacher, save_teacher
 from minari_distill.transitions import load_transitions
 

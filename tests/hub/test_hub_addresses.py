@@ -6,7 +6,7 @@ import pytest
 
 from minari_distill.errors import HubError, MinariDistillError
 from minari_distill.hub import HubAddress
-from minari_distill.synset import load_synset
+from minari_distill.loading import load_synset
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, REPO, pendulum
 from tests.hub_server import HubServer, Repo
 

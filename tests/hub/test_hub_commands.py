@@ -11,7 +11,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from minari_distill.cli import app
-from minari_distill.synset import load_synset
+from minari_distill.loading import load_synset
 from tests.hub.sample import (
     ADDRESS,
     CLIENTS_OWN_WARNINGS,

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from minari_distill.cli import app
 from minari_distill.errors import HubError
 from minari_distill.hub import calls
-from minari_distill.synset import Synset, load_synset
+from minari_distill.loading import load_synset
+from minari_distill.synset import Synset
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, REPO, forget, listing, pendulum
 from tests.hub_server import TOKEN, HubServer
 from tests.test_synset import assert_same, contents

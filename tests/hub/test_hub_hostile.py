@@ -17,7 +17,7 @@ import minari_distill as md
 from minari_distill.cli import app
 from minari_distill.env_specs import read_env_spec
 from minari_distill.errors import EnvironmentUnavailable, SynsetError
-from minari_distill.synset import load_synset
+from minari_distill.loading import load_synset
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, PENDULUM, REPO, pendulum
 from tests.hub_server import File, HubServer
 from tests.test_synset import contents

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from minari_distill.errors import HubError
-from minari_distill.synset import load_synset
+from minari_distill.loading import load_synset
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, REPO, clients, forget, listing, pendulum
 from tests.hub_server import HubServer
 from tests.test_synset import assert_same

@@ -16,8 +16,8 @@ import pytest
 from gymnasium import spaces
 
 import minari_distill as md
+from minari_distill.loading import load_synset
 from minari_distill.source import Source
-from minari_distill.synset import load_synset
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, REPO, clients, contents_of, pendulum
 from tests.hub_server import TOKEN, HubServer
 from tests.test_synset import MINIGRID, assert_same, contents, make_synset

@@ -1,0 +1,138 @@
+"""Reading a synset back: from Minari's folder, any folder, the gallery, the Hub.
+
+>>> load_synset("gallery/hopper-medium-replay-v1")
+Synset of 256 pairs (obs_dim 11, act_dim 3), distilled from obd/hopper/medium-replay-v0
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import minari
+import numpy as np
+from minari.storage.datasets_root_dir import get_dataset_path
+
+from minari_distill import layout
+from minari_distill.config import DistillConfig, StudentRecipe
+from minari_distill.errors import DatasetError, SynsetError, did_you_mean
+from minari_distill.integrity import check_folder
+from minari_distill.locate import MINARI_ID, find_folder, local_ids
+from minari_distill.source import Source
+from minari_distill.spaces import SpaceCodec
+from minari_distill.synset import Synset
+
+_UNNAMED = {
+    "student_widening": 1,
+    "student_length": 1.0,
+}  # what a synset older than these settings was made with
+
+GALLERY = "gallery/"
+"""Namespace of the synsets that ship with the package."""
+GALLERY_FOLDER = Path(__file__).parent / "data" / "gallery"
+
+
+def _fetch_from_hub(address: str) -> Path:
+    from minari_distill.hub import fetch  # as in `push_to_hub`
+
+    return fetch(address)
+
+
+ROADS: dict[str, Callable[[str], Path]] = {"hf": _fetch_from_hub}
+"""Other places to load from: a scheme ("hf") → a function of the whole address that fetches it into a folder."""
+
+
+def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
+    """Read a synset that `save` wrote.
+
+    Args:
+        source: A local Minari id, a folder, a `MinariDataset`, an id of the gallery that ships with the package
+            ("gallery/hopper-medium-replay-v0"; see `gallery`), or an address of a scheme in `ROADS`, for
+            instance "hf://me/hopper-synsets/hopper-medium-distilled-v0".
+
+    Returns:
+        The synset, its vectors those that were saved, bit for bit.
+
+    Raises:
+        SynsetError: There is none, it is an ordinary dataset, or its files are damaged.
+    """
+    if isinstance(source, str) and source.startswith(GALLERY) and not _is_local(source):
+        path = GALLERY_FOLDER / f"{source.removeprefix(GALLERY)}.parquet"
+        if not path.is_file():
+            known = gallery_ids()
+            raise SynsetError(
+                f"The gallery holds no '{source}'.{did_you_mean(source, known)} It holds: {', '.join(known)}."
+            )
+        observations, actions, record = layout.read_single(path)
+        return _from_record(record, lambda *codecs: (observations, actions), path)
+    data = _find(source)
+    record = layout.read_metadata(data)["synset"]
+    synset = _from_record(
+        record, lambda *codecs: layout.read_pairs(data, int(record["n_syn"]), *codecs), data
+    )
+    check_folder(data.parent)
+    return synset
+
+
+def gallery_ids() -> list[str]:
+    """Ids of the synsets that ship with the package, for `load_synset`."""
+    return [f"{GALLERY}{path.stem}" for path in sorted(GALLERY_FOLDER.glob("*.parquet"))]
+
+
+def _is_local(dataset_id: str) -> bool:
+    return (get_dataset_path(dataset_id) / "data").is_dir()
+
+
+def _from_record(
+    record: dict[str, Any],
+    read: Callable[[SpaceCodec, SpaceCodec], tuple[np.ndarray, np.ndarray]],
+    where: Path,
+) -> Synset:
+    """The synset of a record, its pairs by `read` (observation codec, action codec)."""
+    try:
+        observation_codec = SpaceCodec.from_spec(record["observation_codec"])
+        action_codec = SpaceCodec.from_spec(record["action_codec"])
+        observations, actions = read(observation_codec, action_codec)
+        return Synset(
+            observations=observations,
+            actions=actions,
+            observation_codec=observation_codec,
+            action_codec=action_codec,
+            source=Source.from_json(record["source"]),
+            observation_mean=np.array(record["normalisation"]["mean"], np.float32),
+            observation_std=np.array(record["normalisation"]["std"], np.float32),
+            recipe=StudentRecipe(**record["recipe"]),
+            config=DistillConfig(**_UNNAMED | record["config"]) if record["config"] else None,
+            metadata=dict(record["metadata"]),
+        )
+    except SynsetError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise SynsetError(f"The synset in '{where}' is damaged: {what} Save or pull it anew.") from error
+
+
+def _find(source: Any) -> Path:
+    """The folder that holds a synset's metadata.json."""
+    if isinstance(source, minari.MinariDataset):
+        return Path(source.storage.data_path)
+    if isinstance(source, str) and "://" in source:
+        scheme = source.split("://")[0]
+        if scheme not in ROADS:
+            raise SynsetError(f"'{source}': nothing here reads {scheme}://.{did_you_mean(scheme, ROADS)}")
+        source = ROADS[scheme](source)
+    if not isinstance(source, str | os.PathLike):
+        raise SynsetError(
+            f"A synset is a Minari id, a folder or a MinariDataset, not a {type(source).__name__}."
+        )
+    is_id = isinstance(source, str) and MINARI_ID.fullmatch(source) and not Path(source).is_dir()
+    if is_id and not _is_local(str(source)):
+        raise SynsetError(
+            f"Synset '{source}' not found.{did_you_mean(str(source), local_ids())} List what is here with: minari list local"
+        )
+    try:
+        return find_folder(source)
+    except DatasetError as error:
+        raise SynsetError(str(error)) from error

@@ -1,0 +1,90 @@
+"""Where a synset is saved: a Minari id or a folder, free to be written.
+
+Everything that would end a save is told before hours of work by `refuse_existing`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from minari.namespace import create_namespace, list_local_namespaces
+from minari.storage.datasets_root_dir import get_dataset_path
+
+from minari_distill import layout
+from minari_distill.errors import SynsetError
+from minari_distill.locate import MINARI_ID
+
+
+def refuse_existing(target: str | Path) -> None:
+    """Say beforehand what `save(target)` would say after hours of work.
+
+    Raises:
+        SynsetError: A bad id, or something is there already.
+    """
+    refuse_folder(resolve_target(target)[0], target, overwrite=False)
+
+
+def refuse_folder(folder: Path, target: str | Path, overwrite: bool) -> None:
+    """Refuse a folder that holds something, unless it is a synset to be overwritten.
+
+    Raises:
+        SynsetError: As said; `target` is what the user called it.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise SynsetError(
+            f"'{target}' exists already, in {folder}. Choose another name, or replace it with overwrite=True "
+            "(--overwrite)."
+        )
+    try:
+        layout.read_metadata(folder / "data")
+    except SynsetError as error:
+        raise SynsetError(
+            f"'{target}' exists in {folder} and is no synset: it is not overwritten. Choose another name."
+        ) from error
+
+
+def resolve_target(target: str | Path) -> tuple[Path, str]:
+    """The folder to write, and the Minari id to write in it.
+
+    Raises:
+        SynsetError: A name that Minari or the Hub would refuse.
+    """
+    if isinstance(target, str) and MINARI_ID.fullmatch(target):
+        _check_id(target)
+        return get_dataset_path(target), target
+    text = os.fspath(target)
+    folder = Path(text).expanduser().absolute()
+    if isinstance(target, str) and not (text.startswith((".", "~")) or os.path.isabs(text)):
+        raise SynsetError(
+            f"{target!r} is no Minari id. Write (namespace/)name-v0 in letters, digits, '-' and '_', namespaces of "
+            f"two characters or more, for instance 'me/{_as_name(text)}-v0'; for a folder write './{text}'."
+        )
+    name = folder.name if MINARI_ID.fullmatch(folder.name) else f"{_as_name(folder.name)}-v0"
+    _check_id(name)
+    return folder, name
+
+
+def _check_id(dataset_id: str) -> None:
+    # The Hub's grammar on top of Minari's: a synset must be pushable under its own name.
+    for name in dataset_id.split("/"):
+        if "--" in name or name.startswith("-") or name.endswith("-") or len(name) > 96:
+            raise SynsetError(
+                f"{dataset_id!r}: the Hub refuses the name {name!r}. Use single dashes inside the name and at most "
+                f"96 characters, for instance '{_as_name(name)}'."
+            )
+
+
+def _as_name(text: str) -> str:
+    name = re.sub(r"-v\d+$", "", text.rstrip("/").split("/")[-1])
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "synset"
+
+
+def register_namespace(dataset_id: str) -> None:
+    """Tell Minari of the namespace of an id that is new to it."""
+    namespace = dataset_id.rpartition("/")[0]  # empty for a folder elsewhere
+    if namespace and namespace not in list_local_namespaces():
+        create_namespace(namespace)
