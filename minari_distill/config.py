@@ -122,11 +122,6 @@ class DistillConfig:
     meta_gradient: str = "kernel"  # "kernel": of trained students | "unroll": back through the window
     ridge: float = 1e-2  # "kernel": λ, as a share of the kernel's mean diagonal
 
-    # A last act of the outer loop: back through the students' real training, at all their ages up to T
-    polish_steps: int = 0  # the last of the outer steps, by "unroll"; 0 = none
-    polish_window: int = 100  # inner steps that each of them differentiates
-    polish_rate: float = 0.25  # their learning rates, as a share of outer_lr_obs and outer_lr_act
-
     # Outer loop
     outer_steps: int = 3000  # updates of the synset
     outer_optimizer: str = "adam"  # "adam" | "momentum"
@@ -169,10 +164,7 @@ class DistillConfig:
             "outer_batch validate_every validation_students checkpoint_every"
         ).split():
             _at_least(name, getattr(self, name), 1)
-        for name in (
-            "actor_lr critic_lr q_temperature outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb ridge "
-            "student_length polish_rate"
-        ).split():
+        for name in "actor_lr critic_lr q_temperature outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb ridge student_length".split():
             _positive(name, getattr(self, name))
         if not 0 <= self.memory_share <= 1:
             raise ConfigError(
@@ -197,12 +189,6 @@ class DistillConfig:
                 f"holdout_fraction={self.holdout_fraction} and top_fraction={self.top_fraction} are shares: "
                 "give numbers between 0 and 1, for example holdout_fraction=0.1."
             )
-        if not 0 <= self.polish_steps <= self.outer_steps:
-            raise ConfigError(
-                f"polish_steps={self.polish_steps} are the last of the outer steps: give a number between 0 (none) and "
-                f"outer_steps={self.outer_steps}."
-            )
-        _at_least("polish_window", self.polish_window, 1)
         for name in ("inner_betas", "outer_betas"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _ = self.inner_recipe  # refuses a bad head, init, learning rate or width
@@ -231,28 +217,6 @@ class DistillConfig:
             eps=self.inner_eps,
             steps=self.inner_steps,
         )
-
-    @property
-    def acts(self) -> tuple[DistillConfig, ...]:
-        """The outer loop as settings of one kind of meta-gradient each: all of it, or up to the polish and the polish.
-
-        The polish has rates and a schedule of its own, and students of every age up to T. Adam's adjoint divides by
-        √v̂ + ε, hence an ε that is not too small there.
-        """
-        if not self.polish_steps:
-            return (self,)
-        polish = self.replace(
-            meta_gradient="unroll",
-            window=min(self.polish_window, self.inner_steps),
-            pool_life=0,
-            inner_eps=max(self.inner_eps, 1e-6),
-            outer_lr_obs=self.polish_rate * self.outer_lr_obs,
-            outer_lr_act=self.polish_rate * self.outer_lr_act,
-            outer_steps=self.polish_steps,
-            polish_steps=0,
-        )
-        first = self.replace(outer_steps=self.outer_steps - self.polish_steps, polish_steps=0)
-        return (first, polish) if first.outer_steps else (polish,)
 
     @property
     def window_steps(self) -> int:

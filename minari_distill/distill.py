@@ -229,10 +229,8 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
 def how_long(transitions: Transitions, config: DistillConfig, *, learning: bool) -> str:
     """One sentence: what this run will take on this machine, from a few timed steps, and what to choose instead."""
     teacher = estimate_seconds(transitions, config) if learning else 0.0
-    outer = sum(
-        act.outer_steps
-        and act.outer_steps * seconds_per_outer_step(act, transitions.obs_dim, transitions.act_dim)
-        for act in config.acts
+    outer = config.outer_steps and config.outer_steps * seconds_per_outer_step(
+        config, transitions.obs_dim, transitions.act_dim
     )
     parts = [f"teacher ({config.teacher_method}) about {duration(teacher)}"] if learning else []
     text = f"On this machine: {', '.join([*parts, f'distillation about {duration(outer)}'])}."

@@ -27,7 +27,6 @@ from minari_distill.synset import Synset
 _UNNAMED = {
     "student_widening": 1,
     "student_length": 1.0,
-    "polish_steps": 0,
 }  # what a synset older than these settings was made with
 
 GALLERY = "gallery/"

@@ -13,9 +13,6 @@ With a pool, students are not drawn afresh at every step but live on: one set in
 is charged at their end, and starts anew once T (or `pool_life`) steps old (the pool of FRePo; Zhou, Nezhadarya and Ba, 2022).
 A long horizon then costs no more than a short one.
 
-The last `polish_steps` may go another way (`DistillConfig.acts`): after the kernel, which is quick and a likeness, back
-through the students' training itself, which is exact.
-
 Every draw is a function of (seed, step, student) alone: a resumed run needs no generator's state, and R
 ranks that share the K students draw what one rank would.
 """
@@ -80,25 +77,46 @@ class OuterLoop:
         dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.dtype = dtype
         self.S, self.A = S.to(device, dtype, copy=True), A.to(device, dtype, copy=True)
+        n_syn, obs_dim = S.shape
+        act_dim = A.shape[1]
         self.students = self.team.share(config.n_students)
-        self.arch = Architecture.of(config.inner_recipe, S.shape[1], A.shape[1])
-        self.validation = InnerLoop(
-            config.recipe, n_students=config.validation_students, **self._sizes(config)
+        sizes: dict[str, Any] = {
+            "obs_dim": obs_dim,
+            "act_dim": act_dim,
+            "n_syn": n_syn,
+            "device": device,
+            "precision": config.precision,
+        }
+        self.arch = Architecture.of(config.inner_recipe, obs_dim, act_dim)
+        self.inner = InnerLoop(
+            config.inner_recipe,
+            n_students=len(self.students),
+            window=0 if config.meta_gradient == "kernel" else config.window_steps,
+            memory_budget=config.memory_budget_gb * 1e9,
+            **sizes,
         )
+        self.validation = InnerLoop(config.recipe, n_students=config.validation_students, **sizes)
 
+        K, B = len(self.students), config.outer_batch
         where: dict[str, Any] = {"dtype": dtype, "device": device}
         exact = "float64" if config.precision == "float64" else "float32"
+        charged_in = exact if config.meta_gradient == "kernel" else config.precision
+        self._outer = BatchLoss(self.arch, K, B, precision=charged_in, device=device)
         held = min(len(problem.held_obs), _VALIDATION_STATES)
         judged = self.validation.arch
         self._held = BatchLoss(judged, config.validation_students, held, precision=exact, device=device)
         self._held_indices = torch.randperm(
             len(problem.held_obs), generator=keyed_generator(torch.device("cpu"), config.seed, -2)
         )[:held].to(device)
-        self._theta_0 = torch.zeros(len(self.students), self.arch.n_parameters, **where)
+        self._theta_0 = torch.zeros(K, self.arch.n_parameters, **where)
         self._theta_val = fresh_students(
             judged, config, -1, range(config.validation_students), device=device, dtype=dtype
         )
+        self.pool = StudentPool(config, self.inner) if config.student_pool else None
         self._gradient: tuple[Tensor, Tensor, Tensor] | None = None
+        self._replay_advance = _Captured(self.inner.advance, device)
+        finish = self._finish_kernel if config.meta_gradient == "kernel" else self._finish
+        self._replay_finish = _Captured(finish, device)
         self._directions = output_directions(self.arch, keyed_generator(device, config.seed, -3)).to(dtype)
 
         self.step_count = 0
@@ -108,49 +126,12 @@ class OuterLoop:
         self.moments = [torch.zeros_like(x) for x in (self.S, self.S, self.A, self.A)]  # m_S, v_S, m_A, v_A
         self.loss_sum = torch.zeros((), **where)  # of the outer losses since the last reading
         self.loss_count = 0
-        self._last_act = config.acts[-1]
-        self._last_from = config.outer_steps - self._last_act.outer_steps  # the outer step it begins with
-        self._begin(config.acts[0], 0)
-
-    def _sizes(self, config: DistillConfig) -> dict[str, Any]:
-        n_syn, obs_dim = self.S.shape
-        return {
-            "obs_dim": obs_dim,
-            "act_dim": self.A.shape[1],
-            "n_syn": n_syn,
-            "device": self.device,
-            "precision": config.precision,
-        }
-
-    def _begin(self, act: DistillConfig, first: int) -> None:
-        """From outer step `first` on, go by the settings of `act`, with fresh moments and a fresh pool."""
-        self.act, self.first = act, first
-        kernel = act.meta_gradient == "kernel"
-        self.inner = InnerLoop(
-            act.inner_recipe,
-            n_students=len(self.students),
-            window=0 if kernel else act.window_steps,
-            memory_budget=act.memory_budget_gb * 1e9,
-            **self._sizes(act),
-        )
-        exact = "float64" if act.precision == "float64" else "float32"
-        charged_in = exact if kernel else act.precision
-        self._outer = BatchLoss(
-            self.arch, len(self.students), act.outer_batch, precision=charged_in, device=self.device
-        )
-        self.pool = StudentPool(act, self.inner) if act.student_pool else None
-        self._replay_advance = _Captured(self.inner.advance, self.device)
-        self._replay_finish = _Captured(self._finish_kernel if kernel else self._finish, self.device)
-        for kept in (self.norm_mean, *self.moments):
-            kept.zero_()
 
     # ------------------------------------------------------------------------------------- one step
 
     @torch.no_grad()
     def step(self) -> None:
         """One outer step; nothing is read back from the device."""
-        if self.step_count == self._last_from > self.first:
-            self._begin(self._last_act, self.step_count)
         start, _ = self._draw()
         self.inner.begin(self._theta_0, self.S, self.A)
         if self.pool:
@@ -169,7 +150,7 @@ class OuterLoop:
 
     def _draw(self) -> tuple[int, int]:
         """Fill θ_0 and the outer batch; return (first, last) inner step of the window."""
-        config, t = self.act, self.step_count
+        config, t = self.config, self.step_count
         self._theta_0.copy_(
             fresh_students(self.arch, config, t, self.students, device=self.device, dtype=self.dtype)
         )
@@ -192,17 +173,17 @@ class OuterLoop:
 
     def _finish(self) -> None:
         """The recorded window, the outer loss and the way back: what a CUDA graph captures."""
-        theta = self.inner.record(self.act.window_steps)
+        theta = self.inner.record(self.config.window_steps)
         if self.pool:
             self.pool.note_end()
         loss, lam = self._outer.gradient(theta)
         gS, gA = self.inner.meta_gradient(lam)
-        K = self.act.n_students
+        K = self.config.n_students
         self._gradient = (loss.sum() / K, gS / K, gA / K)
 
     def _finish_kernel(self) -> None:
         """The window's inner steps, then the charge by kernel regression."""
-        for _ in range(self.act.window_steps):
+        for _ in range(self.config.window_steps):
             self.inner.advance()
         if self.pool:
             self.pool.note_end()
@@ -215,9 +196,9 @@ class OuterLoop:
             self._outer.weight,
             arch=self.arch,
             directions=self._directions,
-            ridge=self.act.ridge,
+            ridge=self.config.ridge,
         )
-        K = self.act.n_students
+        K = self.config.n_students
         self._gradient = (loss.sum() / K, gS / K, gA / K)
 
     def _known_gradient(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -226,7 +207,7 @@ class OuterLoop:
 
     def _update(self, gS: Tensor, gA: Tensor) -> None:
         """Clip, step, project; a gradient that is not finite moves nothing and is counted."""
-        config = self.act
+        config = self.config
         norm = torch.sqrt(gS.square().sum() + gA.square().sum())
         ok = torch.isfinite(norm)
         divisor = norm.clamp_min(torch.finfo(self.dtype).tiny)  # a batch of zero weights has no gradient
@@ -250,7 +231,7 @@ class OuterLoop:
         ):
             g = g * factor
             if config.outer_optimizer == "adam":
-                (b1, b2), t = config.outer_betas, self.step_count - self.first + 1
+                (b1, b2), t = config.outer_betas, self.step_count + 1
                 new_m, new_v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g.square()
                 move = (new_m / (1 - b1**t)) / ((new_v / (1 - b2**t)).sqrt() + 1e-8)
             else:
@@ -270,9 +251,9 @@ class OuterLoop:
         torch.minimum(torch.maximum(self.S, self.problem.obs_low), self.problem.obs_high, out=self.S)
 
     def _schedule(self) -> float:
-        if self.act.outer_schedule == "constant":
+        if self.config.outer_schedule == "constant":
             return 1.0
-        share = (self.step_count - self.first) / self.act.outer_steps
+        share = self.step_count / self.config.outer_steps
         return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
     # ------------------------------------------------------------------------------------ reading it
@@ -330,8 +311,6 @@ class OuterLoop:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Go on from a `whole_state`, whatever number of ranks wrote it."""
-        if int(state["counts"][0]) > self._last_from > self.first:
-            self._begin(self._last_act, self._last_from)
         for name, mine in self.state().items():
             if _is_students(name, mine):
                 mine.copy_(state[name][self.students.start : self.students.stop])

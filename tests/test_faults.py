@@ -373,7 +373,6 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
     "head": (setting(head="softmx"), ConfigError, "Did you mean 'softmax'"),
     "initialisation": (setting(student_init="xavier"), ConfigError, "Choose one of: orthogonal, torch"),
     "window": (setting(window=9), ConfigError, "window=9 must lie between 0 .* and inner_steps=4"),
-    "polish": (setting(polish_steps=9), ConfigError, "polish_steps=9 .* between 0 .none. and outer_steps="),
     "share": (setting(holdout_fraction=1.5), ConfigError, "are shares: give numbers between 0 and 1"),
     "learning rate": (setting(inner_lr=-1.0), ConfigError, "lr=-1.0 must be positive"),
     "NaN rate": (setting(outer_lr_obs=float("nan")), ConfigError, "outer_lr_obs=nan must be positive"),

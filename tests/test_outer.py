@@ -94,52 +94,6 @@ def test_resume_equals_unbroken(optimizer, pool):
         assert torch.equal(value, second.state()[name]), name
 
 
-POLISHED = {
-    "meta_gradient": "kernel",
-    "student_pool": 2,
-    "polish_steps": 4,
-    "polish_window": 3,
-    "outer_steps": 9,
-}
-
-
-@pytest.mark.parametrize("done", range(1, 9))
-def test_resume_equals_unbroken_across_the_polish(done):
-    """State saved before, at and after the 5th of 9 steps, where the last act begins."""
-    config = small(**POLISHED)
-    unbroken, first, second = run(config, 9), run(config, done), OuterLoop(*problem(), config, CPU)
-    second.load_state({k: v.clone() for k, v in first.whole_state().items()})
-    run(config, 9 - done, second)
-    for name, value in unbroken.state().items():
-        assert torch.equal(value, second.state()[name]), name
-
-
-@pytest.mark.parametrize("meta_gradient", ["kernel", "unroll"])
-def test_the_polish_is_a_loop_of_its_own_settings(meta_gradient):
-    """5 steps by the settings of the first act, then 4 of a new loop by those of the second, at a quarter of the rates."""
-    config = small(**POLISHED | {"meta_gradient": meta_gradient})
-    first, polish = config.acts
-    assert (first.outer_steps, first.meta_gradient, first.window) == (5, meta_gradient, 5)
-    assert (polish.outer_steps, polish.meta_gradient, polish.window) == (4, "unroll", 3)
-    assert (polish.outer_lr_obs, polish.outer_lr_act) == (config.outer_lr_obs / 4, config.outer_lr_act / 4)
-    half = run(first, 5)
-    rest = OuterLoop(half.problem, half.S, half.A, polish, CPU)
-    rest.step_count = rest.first = (
-        5  # draws are keyed by the step; rates and Adam's bias count from the act's first
-    )
-    run(polish, 4, rest)
-    whole = run(config, 9)
-    assert torch.equal(whole.S, rest.S) and torch.equal(whole.A, rest.A)
-
-
-def test_a_polish_alone_and_none():
-    """All outer steps may be the polish's; without one there is one act, the settings themselves."""
-    assert small().acts == (small(),)
-    (polish,) = small(**POLISHED | {"polish_steps": 9}).acts
-    assert (polish.outer_steps, polish.meta_gradient) == (9, "unroll")
-    assert run(small(**POLISHED | {"polish_steps": 9}), 1).act == polish
-
-
 def test_a_pool_of_one_is_one_long_training():
     """With the synset standing still, a set that lives T = 3 W steps ends where T steps at once end."""
     config = small(student_pool=1, inner_steps=15, window=5, outer_lr_obs=1e-30, outer_lr_act=1e-30)
