@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Thread
 from typing import Annotated, Any
 
 import typer
@@ -87,6 +88,9 @@ def _number_or_text(text: str) -> float | str:
         return text
 
 
+_ENDING = "Ending after this step; press Ctrl-C again to end at once."
+
+
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C (or SIGTERM) asks the run to end at the next step; a second one ends it at once."""
@@ -97,7 +101,9 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        console.print("Ending after this step; press Ctrl-C again to end at once.", style="yellow")
+        # Not in the handler itself: it may have interrupted this thread in the midst of a print, with the console's
+        # lock held, while the bars' thread holds theirs and waits for it.
+        Thread(target=console.print, args=(_ENDING,), kwargs={"style": "yellow"}).start()
 
     before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
