@@ -50,6 +50,7 @@ class StudentRecipe:
     eps: float = 1e-8  # likewise
     weight_decay: float = 0.0  # of every optimiser
     steps: int = 1000  # full-batch steps
+    in_metric: bool = False  # reads observations in the synset's input metric (metric.py)
 
     def __post_init__(self) -> None:
         _one_of("head", self.head, ("tanh", "linear", "softmax"))
@@ -117,13 +118,16 @@ class DistillConfig:
     # The recipe that travels with the synset: the inner loop's students, but for
     student_widening: int = 2  # units of each hidden layer, times this
     student_length: float = 0.5  # steps of their training, times this
+    metric_share: float = (
+        0.5  # of the inner loop's students that read in the input metric, as the recipe's then do
+    )
 
     # Meta-gradient
     meta_gradient: str = "kernel"  # "kernel": of trained students | "unroll": back through the window
     ridge: float = 1e-2  # "kernel": λ, as a share of the kernel's mean diagonal
 
     # Outer loop
-    outer_steps: int = 3000  # updates of the synset
+    outer_steps: int = 4000  # updates of the synset
     outer_optimizer: str = "adam"  # "adam" | "momentum"
     outer_lr_obs: float = 4e-2  # learning rate of the states S, which are normalised
     outer_lr_act: float = 1e-2  # learning rate of the actions A, in [-1, 1]
@@ -184,6 +188,8 @@ class DistillConfig:
             raise ConfigError(
                 f"window={self.window} must lie between 0 (all steps) and inner_steps={self.inner_steps}."
             )
+        if not 0 <= self.metric_share <= 1:
+            raise ConfigError(f"metric_share={self.metric_share} is a share: give a number between 0 and 1.")
         if not 0 < self.holdout_fraction < 1 or not 0 < self.top_fraction <= 1:
             raise ConfigError(
                 f"holdout_fraction={self.holdout_fraction} and top_fraction={self.top_fraction} are shares: "
@@ -199,6 +205,7 @@ class DistillConfig:
         return self.inner_recipe.replace(
             hidden_width=self.student_widening * self.hidden_width,
             steps=max(1, round(self.student_length * self.inner_steps)),
+            in_metric=self.metric_share > 0,
         )
 
     @property
@@ -243,6 +250,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "q_power": 3.0,
         "student_widening": 1,
         "student_length": 1.0,
+        "metric_share": 0.0,
         "meta_gradient": "unroll",
         "window": 30,
         "student_pool": 16,
@@ -257,6 +265,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "initializer": "random",
         "student_widening": 1,
         "student_length": 1.0,
+        "metric_share": 0.0,
         "student_init": "orthogonal",
         "inner_optimizer": "sgd",
         "inner_lr": 0.1,

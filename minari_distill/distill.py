@@ -26,6 +26,7 @@ from minari_distill.devices import resolve_device, resolve_precision
 from minari_distill.errors import DatasetError
 from minari_distill.initializers import initial_indices
 from minari_distill.labelling import label
+from minari_distill.metric import input_metric
 from minari_distill.objectives import find_objective, settled
 from minari_distill.outer import OuterLoop, Problem
 from minari_distill.progress import Progress, Report, duration, to_stderr
@@ -147,6 +148,7 @@ def distill(
         observation_mean=transitions.observation_mean,
         observation_std=transitions.observation_std,
         recipe=settings.recipe,
+        input_metric=None if posed.problem.metric is None else posed.problem.metric.float().numpy(),
         config=settings,
         metadata={
             "teacher": None if chosen is None else chosen.metadata,
@@ -196,6 +198,8 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
         distance = teacher_distance(obs, labels.act, labels.teacher_act, torch.from_numpy(held))
         labels = dataclasses.replace(labels, teacher_distance=distance)
         config = config.replace(objective=settled("auto", labels))
+    if teacher is None:
+        config = config.replace(metric_share=0.0)
     target, weight = find_objective(config.objective)(labels, config)
 
     low, high = (
@@ -206,9 +210,15 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
     def taken(array: torch.Tensor, which: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(room.taken(array.numpy(), which))
 
+    def decide(x: torch.Tensor) -> torch.Tensor:
+        assert teacher is not None
+        raw = units.denormalise(x).float().to(resolve_device(config.device))
+        return units.scale(teacher.policy(raw).cpu())
+
     discrete = transitions.action_codec.is_discrete
+    known = taken(obs, ~held)
     problem = Problem(
-        taken(obs, ~held),
+        known,
         taken(target, ~held),
         taken(weight, ~held),
         taken(obs, held),
@@ -217,6 +227,7 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
         low,
         high,
         discrete,
+        input_metric(decide, known) if config.metric_share else None,
     )
     chosen = initial_indices(config.initializer, problem.obs, config.n_syn, generator)
     A = problem.target[chosen]

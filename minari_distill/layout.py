@@ -129,6 +129,22 @@ def read_pairs(
     return np.stack([s for s, _ in pairs]), np.stack([a for _, a in pairs])
 
 
+def matrix_to_json(matrix: np.ndarray | None) -> list[Any] | None:
+    """Rows of numbers; of a diagonal matrix, its diagonal alone."""
+    if matrix is None:
+        return None
+    diagonal = np.diagonal(matrix)
+    return (diagonal if np.array_equal(matrix, np.diag(diagonal)) else matrix).tolist()
+
+
+def matrix_from_json(numbers: list[Any] | None) -> np.ndarray | None:
+    """The matrix that `matrix_to_json` wrote."""
+    if numbers is None:
+        return None
+    matrix = np.array(numbers, np.float32)
+    return np.diag(matrix) if matrix.ndim == 1 else matrix
+
+
 def to_json(value: Any) -> Any:
     """`value` in what JSON knows: NumPy scalars and arrays become numbers and lists, NaN and ±inf null.
 

@@ -27,6 +27,7 @@ from minari_distill.synset import Synset
 _UNNAMED = {
     "student_widening": 1,
     "student_length": 1.0,
+    "metric_share": 0.0,
 }  # what a synset older than these settings was made with
 
 GALLERY = "gallery/"
@@ -106,6 +107,7 @@ def _from_record(
             recipe=StudentRecipe(**record["recipe"]),
             config=DistillConfig(**_UNNAMED | record["config"]) if record["config"] else None,
             metadata=dict(record["metadata"]),
+            input_metric=layout.matrix_from_json(record.get("input_metric")),  # older synsets have none
         )
     except SynsetError:
         raise

@@ -114,6 +114,14 @@ def forward(theta: Tensor, obs: Tensor, arch: Architecture, *, logits: bool = Fa
     return z if logits else apply_head(z, arch.head)
 
 
+def fold_metric(theta: Tensor, metric: Tensor, arch: Architecture) -> Tensor:
+    """Parameters (K, P) that do at x what `theta` does at x D: the first layer's weights become D W_1."""
+    folded = theta.clone()
+    first = views(folded, arch)[0][0]
+    first.copy_(metric @ first)
+    return folded
+
+
 def apply_head(z: Tensor, head: str) -> Tensor:
     """The output non-linearity by name."""
     if head == "tanh":

@@ -50,6 +50,7 @@ class Problem:
         held_obs, held_target, held_weight: the same of M held-out states.
         obs_low, obs_high: (obs_dim,) bounds of normalised observations, ±inf where there are none.
         simplex: actions are probabilities.
+        metric: D (obs_dim, obs_dim) of `metric.py`, where there is a teacher to take it from.
     """
 
     obs: Tensor
@@ -61,6 +62,7 @@ class Problem:
     obs_low: Tensor
     obs_high: Tensor
     simplex: bool = False
+    metric: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Problem:
         """The same problem on `device`."""
@@ -77,6 +79,8 @@ class OuterLoop:
         dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.dtype = dtype
         self.S, self.A = S.to(device, dtype, copy=True), A.to(device, dtype, copy=True)
+        self._S_read = self.S.clone()  # as the students of this step read them
+        self._metric = None if self.problem.metric is None else self.problem.metric.to(dtype)
         n_syn, obs_dim = S.shape
         act_dim = A.shape[1]
         self.students = self.team.share(config.n_students)
@@ -132,8 +136,10 @@ class OuterLoop:
     @torch.no_grad()
     def step(self) -> None:
         """One outer step; nothing is read back from the device."""
-        start, _ = self._draw()
-        self.inner.begin(self._theta_0, self.S, self.A)
+        metric = self._metric_now()
+        start, _ = self._draw(metric)
+        self._S_read.copy_(self.S if metric is None else self.S @ metric)
+        self.inner.begin(self._theta_0, self._S_read, self.A)
         if self.pool:
             self.pool.enter(self.step_count)
         for _ in range(start):
@@ -142,13 +148,21 @@ class OuterLoop:
         if self.pool:
             self.pool.leave(self.step_count)
         loss, gS, gA = self._known_gradient()
+        if metric is not None:  # H(S D): ∂H/∂S = ∂H/∂(S D) Dᵀ
+            gS = gS @ metric.T
         self.team.sum(loss, gS, gA)
         self._update(gS, gA)
         self.loss_sum += loss
         self.loss_count += 1
         self.step_count += 1
 
-    def _draw(self) -> tuple[int, int]:
+    def _metric_now(self) -> Tensor | None:
+        """The metric that the students of this step read in; a set of the pool keeps to one for life."""
+        turn = self.step_count % self.pool.size if self.pool else self.step_count
+        share = self.config.metric_share
+        return self._metric if math.ceil((turn + 1) * share) > math.ceil(turn * share) else None
+
+    def _draw(self, metric: Tensor | None = None) -> tuple[int, int]:
         """Fill θ_0 and the outer batch; return (first, last) inner step of the window."""
         config, t = self.config, self.step_count
         self._theta_0.copy_(
@@ -159,7 +173,8 @@ class OuterLoop:
             indices = torch.randint(
                 len(self.problem.obs), (config.outer_batch,), generator=generator, device=self.device
             )
-            self._outer.load(k, self.problem.obs, self.problem.target, self.problem.weight, indices)
+            p = self.problem
+            self._outer.load(k, p.obs, p.target, p.weight, indices, metric)
         if config.meta_gradient == "kernel":
             self._directions.copy_(
                 output_directions(self.arch, keyed_generator(self.device, config.seed, t, -4))
@@ -189,7 +204,7 @@ class OuterLoop:
             self.pool.note_end()
         loss, gS, gA = kernel_meta_gradient(
             self.inner.master,
-            self.S,
+            self._S_read,
             self.A,
             self._outer.obs[..., :-1],
             self._outer.target,
@@ -261,10 +276,12 @@ class OuterLoop:
     @torch.no_grad()
     def held_out_loss(self) -> float:
         """H on the held-out states, of students with fixed seeds trained by the whole recipe."""
-        theta = self.validation.train(self._theta_val, self.S, self.A, steps=self.config.recipe.steps)
-        p = self.problem
+        p, recipe = self.problem, self.config.recipe
+        metric = self._metric if recipe.in_metric else None
+        S = self.S if metric is None else self.S @ metric
+        theta = self.validation.train(self._theta_val, S, self.A, steps=recipe.steps)
         for k in range(self.config.validation_students):
-            self._held.load(k, p.held_obs, p.held_target, p.held_weight, self._held_indices)
+            self._held.load(k, p.held_obs, p.held_target, p.held_weight, self._held_indices, metric)
         return self._held.value(theta).mean().item()
 
     def read_loss(self) -> float:

@@ -25,7 +25,7 @@ from minari_distill.config import GENERAL_RECIPE, StudentRecipe
 from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
 from minari_distill.inner.loop import InnerLoop
-from minari_distill.networks import Architecture, apply_head, forward, initialize
+from minari_distill.networks import Architecture, apply_head, fold_metric, forward, initialize
 from minari_distill.policy_module import to_onnx, to_torchscript
 from minari_distill.spaces import SpaceCodec
 from minari_distill.units import Units
@@ -272,7 +272,18 @@ def behavior_clone(
     chosen = resolve_recipe(synset.recipe, recipe, changes)
     units = synset.units().to(device)
     S = units.normalise(torch.as_tensor(synset.observations, device=device).float())
+    metric = None
+    if chosen.in_metric:
+        if synset.input_metric is None:
+            raise ConfigError(
+                "in_metric=True: this synset has no input metric, it was distilled without a teacher or with "
+                "metric_share=0. Give in_metric=False."
+            )
+        metric = torch.as_tensor(synset.input_metric, device=device)
+        S = S @ metric
     A = units.scale(torch.as_tensor(synset.actions, device=device).float())
     generator = torch.Generator(device).manual_seed(seed)
     theta = train_students(S, A, chosen, n_policies, generator)
+    if metric is not None:
+        theta = fold_metric(theta, metric, Architecture.of(chosen, S.shape[1], A.shape[1]))
     return Policy(theta, chosen, units, synset.observation_codec, synset.action_codec)

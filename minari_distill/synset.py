@@ -46,6 +46,8 @@ class Synset:
         observation_mean: (obs_dim,) float32 of the source dataset, which students normalise with.
         observation_std: (obs_dim,) float32, the very divisor: σ + ε.
         recipe: The student that the pairs were distilled for.
+        input_metric: (obs_dim, obs_dim) float32: D of `metric.py`. Students of a recipe with `in_metric` read normalised
+            observations x as x D. None: no student does.
         config: Settings of the distillation, if there was one.
         metadata: Anything else in JSON: the teacher and its score, the history of the held-out loss, seconds,
             scores with their protocol, versions. NaN and infinite numbers become None.
@@ -64,6 +66,7 @@ class Synset:
     recipe: StudentRecipe = field(default_factory=StudentRecipe)
     config: DistillConfig | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    input_metric: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         codecs = {"observations": self.observation_codec, "actions": self.action_codec}
@@ -92,6 +95,19 @@ class Synset:
                 )
         if (self.observation_std <= 0).any():
             raise SynsetError(f"observation_std holds {self.observation_std.min()}; a divisor is positive.")
+        if self.input_metric is not None:
+            matrix = np.ascontiguousarray(self.input_metric, dtype=np.float32)
+            object.__setattr__(self, "input_metric", matrix)
+            dim = self.observation_codec.dim
+            if matrix.shape != (dim, dim) or not np.isfinite(matrix).all():
+                raise SynsetError(
+                    f"input_metric of shape {matrix.shape} given, ({dim}, {dim}) finite numbers expected."
+                )
+        if self.input_metric is None and self.recipe.in_metric:
+            raise SynsetError(
+                "The recipe's students read in an input metric (in_metric=True) and none is given. Give input_metric, "
+                "or a recipe with in_metric=False."
+            )
         object.__setattr__(self, "metadata", layout.to_json(self.metadata))
 
     def __len__(self) -> int:
@@ -281,6 +297,7 @@ class Synset:
                 "config": config,
                 "recipe": dataclasses.asdict(self.recipe),
                 "normalisation": {"mean": self.observation_mean, "std": self.observation_std},
+                "input_metric": layout.matrix_to_json(self.input_metric),
                 "observation_codec": self.observation_codec.spec(),
                 "action_codec": self.action_codec.spec(),
                 "rewards_are_placeholders": True,

@@ -1,5 +1,7 @@
 """The CUDA path: the same numbers as on the CPU, captured graphs that equal eager steps, no host waits."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -46,9 +48,16 @@ def test_the_meta_gradient_is_the_cpus(optimizer, head):
 def test_a_captured_step_equals_an_eager_one(pool, inner, meta_gradient):
     """Ten steps, of which the last seven replay graphs, give the bits of ten eager ones."""
     config = small(
-        student_pool=pool, inner_optimizer=inner, inner_lr=0.01, inner_eps=1e-3, meta_gradient=meta_gradient
+        student_pool=pool,
+        inner_optimizer=inner,
+        inner_lr=0.01,
+        inner_eps=1e-3,
+        meta_gradient=meta_gradient,
+        metric_share=0.5,  # steps in the metric and plain ones take turns
     )
-    captured, eager = (OuterLoop(*problem(), config, CUDA) for _ in range(2))
+    p, S, A = problem()
+    p = dataclasses.replace(p, metric=torch.diag(torch.tensor([2.0, 1.0, 0.5, 0.1])))
+    captured, eager = (OuterLoop(p, S, A, config, CUDA) for _ in range(2))
     eager._replay_advance.on_gpu = eager._replay_finish.on_gpu = False
     for _ in range(10):
         captured.step()

@@ -257,11 +257,12 @@ def test_kmeans_seeding_reaches_a_far_cluster():
     assert {500, 501} <= set(chosen.tolist())
 
 
-def test_the_recipe_is_the_inner_loops_but_for_width_and_length():
-    """`default` widens and shortens the general recipe, which its inner loop follows; the other presets do not."""
+def test_the_recipe_is_the_inner_loops_but_for_width_length_and_metric():
+    """`default` widens and shortens the general recipe, which its inner loop follows, and reads in the metric; the
+    other presets do not."""
     c = make_config()
     assert c.inner_recipe == GENERAL_RECIPE
-    assert c.recipe == GENERAL_RECIPE.replace(hidden_width=512, steps=500)
+    assert c.recipe == GENERAL_RECIPE.replace(hidden_width=512, steps=500, in_metric=True)
     for preset in ("quick", "paper"):
         c = make_config(preset)
         assert c.recipe == c.inner_recipe

@@ -68,6 +68,7 @@ def make_synset(
             "observation_std": rng.uniform(0.1, 2, size=d).astype(np.float32),
             "recipe": config.recipe,
             "config": config,
+            "input_metric": rng.normal(size=(d, d)).astype(np.float32),
             "metadata": {"history": [{"step": 0, "loss": np.float32(0.1)}]},
         }
         | fields
@@ -80,6 +81,7 @@ def assert_same(a: Synset, b: Synset):
         x, y = getattr(a, name), getattr(b, name)
         assert x.dtype == y.dtype, name
         assert x.tobytes() == y.tobytes(), name
+    np.testing.assert_array_equal(a.input_metric, b.input_metric)
     for name in ("observation_codec", "action_codec", "source", "recipe", "config", "metadata"):
         assert getattr(a, name) == getattr(b, name), name
 

@@ -290,7 +290,8 @@ def describe(synset: Synset, repo_id: str, name: str, figures: Sequence[str]) ->
         "actions": f"{len(synset)} × {synset.action_codec.dim} {synset.actions.dtype}"
         + (", probabilities of the actions" if synset.action_codec.is_discrete else ""),
         "student": f"{recipe.hidden_layers} hidden layers of {recipe.hidden_width}, {recipe.head} head, "
-        f"{recipe.steps} steps of {recipe.optimizer} at {recipe.lr:g}",
+        f"{recipe.steps} steps of {recipe.optimizer} at {recipe.lr:g}"
+        + (", reading in the input metric of `synset.json`" if recipe.in_metric else ""),
     }
     if config:
         rows["objective"] = (

@@ -26,9 +26,18 @@ class BatchLoss:
         self.weight = torch.zeros(K, B, 1, dtype=wide, device=device)
         self.scale = 1.0 / B if arch.head == "softmax" else 1.0 / (B * arch.act_dim)
 
-    def load(self, k: int, obs: Tensor, target: Tensor, weight: Tensor, indices: Tensor) -> None:
-        """States `indices` for student k."""
-        self.obs[k, :, :-1].copy_(obs[indices])
+    def load(
+        self,
+        k: int,
+        obs: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        indices: Tensor,
+        metric: Tensor | None = None,
+    ) -> None:
+        """States `indices` for student k, who reads them in `metric` (obs_dim, obs_dim)."""
+        asked = obs[indices]
+        self.obs[k, :, :-1].copy_(asked if metric is None else asked @ metric)
         self.target[k].copy_(target[indices])
         self.weight[k].copy_(weight[indices]).mul_(self.scale)
 

@@ -21,7 +21,8 @@ def facts(synset: Synset) -> dict[str, str]:
         "actions": f"{len(synset)} × {synset.action_codec.dim} {synset.actions.dtype}"
         + (", probabilities of the actions" if synset.action_codec.is_discrete else ""),
         "student": f"{recipe.hidden_layers} hidden layers of {recipe.hidden_width}, {recipe.head} head, "
-        f"{recipe.steps} steps of {recipe.optimizer} at {recipe.lr:g}",
+        f"{recipe.steps} steps of {recipe.optimizer} at {recipe.lr:g}"
+        + (", reading in the input metric" if recipe.in_metric else ""),
     }
     if config:
         lines["objective"] = f"{config.objective}, {config.outer_steps} outer steps, seed {config.seed}"

@@ -1,0 +1,211 @@
+"""Laws of the input metric: what it is for a known teacher, what reading in it means, where it comes and goes."""
+
+import dataclasses
+import math
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import minari_distill as md
+from minari_distill.config import GENERAL_RECIPE
+from minari_distill.distill import pose
+from minari_distill.errors import ConfigError, SynsetError
+from minari_distill.loading import load_synset
+from minari_distill.metric import input_metric
+from minari_distill.networks import Architecture, fold_metric, forward, initialize
+from minari_distill.outer import OuterLoop
+from minari_distill.students import train_students
+from minari_distill.teachers.function_teacher import FunctionTeacher
+from tests.small_transitions import point_mass
+from tests.test_outer import CPU, problem, small
+from tests.test_synset import assert_same, make_synset
+
+
+def states(n=500, dim=4, seed=0):
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_a_linear_teachers_metric_is_the_root_of_its_gram_matrix():
+    """π*(x) = x W: D ∝ (W Wᵀ)^½, with the states' mean square as it was."""
+    x, W = states(), states(4, 3, seed=1)
+    W = W.T  # (3, 4): as many rows as observations
+    x = x[:, :3]
+    D = input_metric(lambda s: s @ W, x)
+    shape = D @ D
+    torch.testing.assert_close(shape / shape.trace(), W @ W.T / (W @ W.T).trace())
+    torch.testing.assert_close(D, D.T)
+    torch.testing.assert_close((x @ D).square().sum(), x.square().sum())
+
+
+def test_a_networks_metric_is_its_average_gradient_outer_product():
+    """Central differences against autograd's Jacobians of a smooth network, within a percent."""
+    net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2)).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(
+                torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=p.dtype) / 2
+            )
+    x = states()
+    jacobians = torch.func.vmap(torch.func.jacrev(lambda s: net(s)))(x)
+    M = torch.einsum("noi,noj->ij", jacobians, jacobians).detach()
+    with torch.no_grad():
+        D = input_metric(net, x)
+    torch.testing.assert_close(D @ D / (D @ D).trace(), M / M.trace(), atol=1e-2, rtol=0)
+
+
+def test_a_teacher_that_never_changes_has_the_identity():
+    """Nothing to tell directions apart by: students read the states as they are."""
+    torch.testing.assert_close(
+        input_metric(lambda s: torch.zeros(len(s), 2, dtype=s.dtype), states()),
+        torch.eye(4, dtype=torch.float64),
+    )
+
+
+def test_wide_observations_are_weighted_one_by_one():
+    """Above 64 numbers the metric is the diagonal: rms slopes, zero where the teacher does not look."""
+    x = states(50, 70)
+    D = input_metric(lambda s: torch.stack([3 * s[:, 0], s[:, 1]], 1), x)
+    assert torch.equal(D, torch.diag(D.diagonal()))
+    torch.testing.assert_close(D[0, 0] / D[1, 1], torch.tensor(3.0, dtype=torch.float64))
+    assert not D.diagonal()[2:].any()
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_folded_student_needs_no_metric(residual):
+    """With D W_1 in its first layer it does at x what it did at x D."""
+    arch = Architecture(4, 2, (8, 8), residual=residual)
+    theta = initialize(arch, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, D = states(), states(4, 4, seed=2)
+    torch.testing.assert_close(forward(fold_metric(theta, D, arch), x, arch), forward(theta, x @ D, arch))
+
+
+@pytest.mark.parametrize("pool", [0, 3])
+@pytest.mark.parametrize("meta_gradient", ["unroll", "kernel"])
+def test_an_outer_step_in_the_metric_is_one_of_transformed_states(meta_gradient, pool):
+    """∂H/∂S through S D is Dᵀ's of the problem whose states are x D already; ∂H/∂A and H are the same."""
+    settings = {"meta_gradient": meta_gradient, "student_pool": pool, "precision": "float64"}
+    p, S, A = problem()
+    p = dataclasses.replace(
+        p, **{k: v.double() for k, v in vars(p).items() if isinstance(v, torch.Tensor) and k != "metric"}
+    )
+    D = states(4, 4, seed=3)
+    there = dataclasses.replace(p, obs=p.obs @ D, held_obs=p.held_obs @ D)
+    inside = OuterLoop(dataclasses.replace(p, metric=D), S, A, small(**settings, metric_share=1.0), CPU)
+    outside = OuterLoop(there, S.double() @ D, A, small(**settings, metric_share=0.0), CPU)
+    torch.testing.assert_close(inside.held_out_loss(), outside.held_out_loss())
+    inside.step()
+    outside.step()
+    (h, gS, gA), (h_, gS_, gA_) = inside._known_gradient(), outside._known_gradient()
+    torch.testing.assert_close((h, gS, gA), (h_, gS_, gA_))
+    # the first step of momentum-free Adam moves by the sign of ∂H/∂S: that of gS Dᵀ, not of gS
+    moved = inside.S - S.double()
+    assert torch.equal(moved.sign(), -(gS @ D.T).sign())
+
+
+def test_half_of_the_pool_reads_in_the_metric_and_keeps_to_it():
+    """Every other set; the first of all, so that a pool of one does as its recipe's students will."""
+    p, S, A = problem()
+    loop = OuterLoop(
+        dataclasses.replace(p, metric=torch.eye(4)), S, A, small(student_pool=4, metric_share=0.5), CPU
+    )
+    turns = []
+    for step in range(8):
+        loop.step_count = step
+        turns.append(loop._metric_now() is not None)
+    assert turns == [True, False, True, False] * 2
+    alone = OuterLoop(
+        dataclasses.replace(p, metric=torch.eye(4)), S, A, small(student_pool=1, metric_share=0.5), CPU
+    )
+    assert alone._metric_now() is not None
+
+
+def test_without_a_metric_nothing_is_read_in_one():
+    """A share says nothing where there was no teacher: the same pairs, bit for bit."""
+    runs = []
+    for share in (0.0, 1.0):
+        loop = OuterLoop(*problem(), small(metric_share=share), CPU)
+        loop.step()
+        runs.append(loop.S)
+    assert torch.equal(*runs)
+
+
+def test_cloning_reads_in_the_metric_and_acts_without_it():
+    """The policy is an ordinary one on normalised observations, and does what its students learnt at x D."""
+    synset = make_synset()
+    recipe = GENERAL_RECIPE.replace(hidden_width=16, steps=20, in_metric=True)
+    policy = md.behavior_clone(synset, recipe=recipe, n_policies=2, seed=3)
+    units = synset.units()
+    S = units.normalise(torch.as_tensor(synset.observations).float()) @ torch.as_tensor(synset.input_metric)
+    A = units.scale(torch.as_tensor(synset.actions).float())
+    theta = train_students(S, A, recipe, 2, torch.Generator().manual_seed(3))
+    expected = units.unscale(forward(theta, S, policy.arch)).numpy()
+    np.testing.assert_allclose(policy.each_act_vectors(synset.observations), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_synset_keeps_its_metric_full_diagonal_or_none(tmp_path):
+    """Every bit of it, and a diagonal one in one number an observation."""
+    dim = make_synset().observation_codec.dim
+    diagonal = np.diag(np.linspace(0.1, 1.7, dim)).astype(np.float32)
+    for name, fields in {
+        "full": {},
+        "diagonal": {"input_metric": diagonal},
+        "none": {"input_metric": None, "recipe": GENERAL_RECIPE},
+    }.items():
+        synset = make_synset(**fields)
+        synset.save(tmp_path / name)
+        assert_same(synset, load_synset(tmp_path / name))
+    assert make_synset(input_metric=diagonal)._record()["input_metric"] == diagonal.diagonal().tolist()
+
+
+@pytest.mark.parametrize("bad", [np.ones(3), np.ones((2, 3)), np.full((3, 3), math.nan)])
+def test_a_metric_that_does_not_fit_is_refused(bad):
+    """Shape or numbers, at once and not in the middle of a cloning."""
+    with pytest.raises(
+        SynsetError, match=r"input_metric of shape .* given, \(3, 3\) finite numbers expected"
+    ):
+        make_synset(input_metric=bad)
+
+
+def test_reading_in_a_metric_that_is_not_there_is_refused():
+    """In a synset's own recipe, and in one that is given."""
+    with pytest.raises(SynsetError, match="Give input_metric, or a recipe with in_metric=False"):
+        make_synset(input_metric=None)
+    plain = make_synset(input_metric=None, recipe=GENERAL_RECIPE)
+    with pytest.raises(ConfigError, match="Give in_metric=False"):
+        md.behavior_clone(plain, in_metric=True, steps=1)
+
+
+def test_a_teacher_brings_a_metric_and_the_data_alone_none():
+    """The teacher's, at states that are not held out; objectives without a teacher distil and read as before."""
+    transitions = point_mass()
+    teacher = FunctionTeacher(lambda s: torch.tanh(s @ torch.tensor([[2.0, 0.0], [0.5, 0.1]])))
+    posed = pose(transitions, teacher, md.make_config(n_syn=4, metric_share=0.5, objective="pbc"))
+    assert posed.config.recipe.in_metric
+    expected = input_metric(
+        lambda x: posed.units.scale(teacher.policy(posed.units.denormalise(x))), posed.problem.obs
+    )
+    torch.testing.assert_close(posed.problem.metric, expected)
+    alone = pose(transitions, None, md.make_config(n_syn=4, objective="dbc"))
+    assert alone.problem.metric is None and not alone.config.recipe.in_metric
+    off = pose(transitions, teacher, md.make_config(n_syn=4, metric_share=0.0, objective="pbc"))
+    assert off.problem.metric is None
+
+
+def test_a_distilled_synset_says_so():
+    """From the dataset that ships with the package: metric, recipe and settings agree, and a policy runs."""
+    synset = md.distill(
+        "demo/hopper-medium-replay-v0",
+        n_syn=16,
+        teacher_method="filtered_bc",
+        teacher_steps=20,
+        hidden_width=16,
+        outer_steps=4,
+        validate_every=2,
+        report=lambda _: None,
+    )
+    assert synset.input_metric.shape == (11, 11) and synset.recipe.in_metric
+    assert synset.config.metric_share == 0.5
+    env = gymnasium.make("Hopper-v5")
+    assert md.behavior_clone(synset, steps=5).act(env.reset(seed=0)[0]) in env.action_space
