@@ -198,8 +198,10 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
         distance = teacher_distance(obs, labels.act, labels.teacher_act, torch.from_numpy(held))
         labels = dataclasses.replace(labels, teacher_distance=distance)
         config = config.replace(objective=settled("auto", labels))
-    if teacher is None:
-        config = config.replace(metric_share=0.0)
+    if teacher is None or not find_objective(config.objective).needs_teacher:
+        config = config.replace(
+            metric_share=0.0
+        )  # the metric is that of the teacher whose actions are matched
     target, weight = find_objective(config.objective)(labels, config)
 
     low, high = (

@@ -178,7 +178,7 @@ def test_reading_in_a_metric_that_is_not_there_is_refused():
 
 
 def test_a_teacher_brings_a_metric_and_the_data_alone_none():
-    """The teacher's, at states that are not held out; objectives without a teacher distil and read as before."""
+    """The teacher's, at states that are not held out; objectives that match the data distil and read as before."""
     transitions = point_mass()
     teacher = FunctionTeacher(lambda s: torch.tanh(s @ torch.tensor([[2.0, 0.0], [0.5, 0.1]])))
     posed = pose(transitions, teacher, md.make_config(n_syn=4, metric_share=0.5, objective="pbc"))
@@ -187,8 +187,12 @@ def test_a_teacher_brings_a_metric_and_the_data_alone_none():
         lambda x: posed.units.scale(teacher.policy(posed.units.denormalise(x))), posed.problem.obs
     )
     torch.testing.assert_close(posed.problem.metric, expected)
-    alone = pose(transitions, None, md.make_config(n_syn=4, objective="dbc"))
-    assert alone.problem.metric is None and not alone.config.recipe.in_metric
+    for asked in (
+        None,
+        teacher,
+    ):  # a teacher that is there but not matched tells nothing of the data's actions
+        alone = pose(transitions, asked, md.make_config(n_syn=4, objective="dbc"))
+        assert alone.problem.metric is None and not alone.config.recipe.in_metric
     off = pose(transitions, teacher, md.make_config(n_syn=4, metric_share=0.0, objective="pbc"))
     assert off.problem.metric is None
 
