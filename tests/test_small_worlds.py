@@ -74,7 +74,8 @@ def test_students_reach_the_goals_that_they_are_given():
     try:
         env = gymnasium.make("test/ReachPoint-v0")
         record("test/reach-v0", env, reach, episodes=30, random_shares=(0.1, 1.0))
-        returns = compare("test/reach-v0", students=6, episodes=10, **SMALL)
+        # without the metric: in it, relabelled pairs are as good at the start as a hundred steps make them
+        returns = compare("test/reach-v0", students=6, episodes=10, **SMALL | {"metric_share": 0.0})
     finally:
         del gymnasium.registry["test/ReachPoint-v0"]
     assert returns["distilled"].min() > returns["random pairs relabelled"].max(), returns
