@@ -26,7 +26,7 @@ from minari_distill.devices import resolve_device, resolve_precision
 from minari_distill.errors import DatasetError
 from minari_distill.initializers import initial_indices
 from minari_distill.labelling import label
-from minari_distill.metric import input_metric
+from minari_distill.metric import WIDEST, input_metric
 from minari_distill.objectives import find_objective, settled
 from minari_distill.outer import OuterLoop, Problem
 from minari_distill.progress import Progress, Report, duration, to_stderr
@@ -198,7 +198,8 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
         distance = teacher_distance(obs, labels.act, labels.teacher_act, torch.from_numpy(held))
         labels = dataclasses.replace(labels, teacher_distance=distance)
         config = config.replace(objective=settled("auto", labels))
-    if teacher is None or not find_objective(config.objective).needs_teacher:
+    matched = teacher is not None and find_objective(config.objective).needs_teacher
+    if not matched or transitions.obs_dim > WIDEST:
         config = config.replace(
             metric_share=0.0
         )  # the metric is that of the teacher whose actions are matched

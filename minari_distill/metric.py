@@ -15,8 +15,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from minari_distill.errors import TeacherError
+
+WIDEST = 1024
+"""Observations of more numbers (pictures) have no metric: it would take more to learn and to store than it tells."""
 _STEP = 0.1  # in standard deviations; a teacher's kinks are averaged over twice this
-_ASKED = 2048  # states
+_ASKED = 2048  # states, fewer where observations are wide
 _FULL = 64  # observations of more numbers are weighted one by one: M's diagonal alone
 
 
@@ -26,21 +30,31 @@ def input_metric(decide: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Args:
         decide: The teacher: normalised observations (n, obs_dim) to actions (n, act_dim) in [−1, 1] or probabilities.
         x: (N, obs_dim) normalised states of the dataset; at most 2048 of them, at equal distances, are asked.
+
+    Raises:
+        TeacherError: The teacher gives NaN or infinite numbers beside the dataset's states.
     """
-    x = x[:: max(1, len(x) // _ASKED)][:_ASKED]
     obs_dim = x.shape[1]
-    J = torch.stack([_slope(decide, x, i) for i in range(obs_dim)])  # (obs_dim, n, act_dim)
+    asked = min(_ASKED, _ASKED * _FULL // obs_dim)  # no more questions than 64 numbers take
+    x = x[:: max(1, len(x) // asked)][:asked]
     if obs_dim > _FULL:
-        D = torch.diag(J.square().mean((1, 2)).sqrt())
+        D = torch.diag(torch.stack([_slope(decide, x, i).square().mean() for i in range(obs_dim)]).sqrt())
     else:
+        J = torch.stack([_slope(decide, x, i) for i in range(obs_dim)])  # (obs_dim, n, act_dim)
         values, vectors = torch.linalg.eigh(torch.einsum("ink,jnk->ij", J, J) / len(x))
         D = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    scale = (x.square().sum() / (x @ D).square().sum()).sqrt()
-    return D * scale if torch.isfinite(scale) else torch.eye(obs_dim, dtype=x.dtype)
+    size = (x @ D).square().sum()
+    return D * (x.square().sum() / size).sqrt() if size > 0 else torch.eye(obs_dim, dtype=x.dtype)
 
 
 def _slope(decide: Callable[[Tensor], Tensor], x: Tensor, i: int) -> Tensor:
     """∂π*/∂x_i at each state, (n, act_dim)."""
     step = torch.zeros(x.shape[1], dtype=x.dtype)
     step[i] = _STEP
-    return (decide(x + step) - decide(x - step)).to(x.dtype) / (2 * _STEP)
+    slope = (decide(x + step) - decide(x - step)).to(x.dtype) / (2 * _STEP)
+    if not bool(torch.isfinite(slope).all()):
+        raise TeacherError(
+            f"The teacher's actions hold NaN or infinite numbers {_STEP} standard deviations beside states of the dataset. "
+            "Give another teacher, or metric_share=0 (--set metric_share=0)."
+        )
+    return slope

@@ -11,7 +11,7 @@ import torch
 import minari_distill as md
 from minari_distill.config import GENERAL_RECIPE
 from minari_distill.distill import pose
-from minari_distill.errors import ConfigError, SynsetError
+from minari_distill.errors import ConfigError, SynsetError, TeacherError
 from minari_distill.loading import load_synset
 from minari_distill.metric import input_metric
 from minari_distill.networks import Architecture, fold_metric, forward, initialize
@@ -29,9 +29,7 @@ def states(n=500, dim=4, seed=0):
 
 def test_a_linear_teachers_metric_is_the_root_of_its_gram_matrix():
     """π*(x) = x W: D ∝ (W Wᵀ)^½, with the states' mean square as it was."""
-    x, W = states(), states(4, 3, seed=1)
-    W = W.T  # (3, 4): as many rows as observations
-    x = x[:, :3]
+    x, W = states(dim=3), states(3, 4, seed=1)
     D = input_metric(lambda s: s @ W, x)
     shape = D @ D
     torch.testing.assert_close(shape / shape.trace(), W @ W.T / (W @ W.T).trace())
@@ -99,7 +97,7 @@ def test_an_outer_step_in_the_metric_is_one_of_transformed_states(meta_gradient,
     outside.step()
     (h, gS, gA), (h_, gS_, gA_) = inside._known_gradient(), outside._known_gradient()
     torch.testing.assert_close((h, gS, gA), (h_, gS_, gA_))
-    # the first step of momentum-free Adam moves by the sign of ∂H/∂S: that of gS Dᵀ, not of gS
+    # Adam's first step moves by the sign of ∂H/∂S: that of gS Dᵀ, not of gS
     moved = inside.S - S.double()
     assert torch.equal(moved.sign(), -(gS @ D.T).sign())
 
@@ -187,14 +185,27 @@ def test_a_teacher_brings_a_metric_and_the_data_alone_none():
         lambda x: posed.units.scale(teacher.policy(posed.units.denormalise(x))), posed.problem.obs
     )
     torch.testing.assert_close(posed.problem.metric, expected)
-    for asked in (
-        None,
-        teacher,
-    ):  # a teacher that is there but not matched tells nothing of the data's actions
+    # a teacher that is there but not matched tells nothing of the data's actions
+    for asked in (None, teacher):
         alone = pose(transitions, asked, md.make_config(n_syn=4, objective="dbc"))
         assert alone.problem.metric is None and not alone.config.recipe.in_metric
     off = pose(transitions, teacher, md.make_config(n_syn=4, metric_share=0.0, objective="pbc"))
     assert off.problem.metric is None
+
+
+def test_a_teacher_that_fails_beside_the_data_is_refused():
+    """Its actions at the states themselves are finite and were checked; those beside them are new."""
+    x = states().clamp(-1, 1)
+    with pytest.raises(TeacherError, match="beside states of the dataset"):
+        input_metric(lambda s: torch.where(s.abs() > 1, torch.nan, s), x)
+
+
+def test_pictures_have_no_metric(monkeypatch):
+    """Observations of more numbers than `WIDEST` are distilled and read as they are."""
+    monkeypatch.setitem(pose.__globals__, "WIDEST", 1)
+    teacher = FunctionTeacher(torch.tanh)
+    posed = pose(point_mass(), teacher, md.make_config(n_syn=4, objective="pbc"))
+    assert posed.problem.metric is None and not posed.config.recipe.in_metric
 
 
 def test_a_distilled_synset_says_so():
