@@ -210,12 +210,16 @@ class Run:
                 f"'{self.folder}' holds a run on {before['dataset_ids']}, not on {now['dataset_ids']}. "
                 "Resume it with that dataset, or give another run_dir."
             )
-        for name, value in before["config"].items():
-            if name in _FREE:
-                continue
-            if now["config"].get(name) != value:
+        began, asked = before["config"], now["config"]
+        if strange := sorted(set(began) ^ set(asked)):
+            raise ConfigError(
+                f"'{self.folder}' holds a run of another release: {', '.join(strange)} is not a setting of both. "
+                "Resume it with the release it began with, or give another run_dir."
+            )
+        for name, value in began.items():
+            if name not in _FREE and asked[name] != value:
                 raise ConfigError(
-                    f"'{self.folder}' holds a run with {name}={value!r}, not {now['config'].get(name)!r}. "
+                    f"'{self.folder}' holds a run with {name}={value!r}, not {asked[name]!r}. "
                     "Resume it with the settings it began with, or give another run_dir."
                 )
 

@@ -159,6 +159,18 @@ def edit_record(**changes: Any):
     return damage
 
 
+def without_setting(name: str):
+    """run.json as a release wrote it that did not know the setting."""
+
+    def edit(folder: Path):
+        path = folder / "run.json"
+        record = json.loads(path.read_text())
+        del record["config"][name]
+        path.write_text(json.dumps(record))
+
+    return edit
+
+
 def halve(name: str):
     """A file cut in the middle, as a copy that was interrupted."""
 
@@ -433,6 +445,11 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
     "nothing to resume": (setting(resume=True, run_dir="none"), ConfigError, "no run to resume"),
     "a run already": (lambda w: w.resumed(resume=False), ConfigError, "already holds a run. Go on with it"),
     "other settings": (lambda w: w.resumed(n_syn=3), ConfigError, "holds a run with n_syn=4, not 3"),
+    "a run of another release": (
+        lambda w: w.resumed(without_setting("metric_share")),
+        ConfigError,
+        "of another release: metric_share is not a setting of both. Resume it with the release it began with",
+    ),
     "other parts": (lambda w: w.resumed(dtype="float64"), ConfigError, "dtype='float32', not 'float64'"),
     "other dataset": (
         lambda w: [write_dataset("test/b-v0", lengths=(9, 8))] and w.resumed(dataset="test/b-v0"),
