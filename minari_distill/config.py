@@ -81,7 +81,7 @@ class DistillConfig:
 
     # What is distilled
     n_syn: int = 256  # synthetic pairs
-    objective: str = "auto"  # "auto" | "dbc" | "pbc" | "av_pbc", or your own (objectives.py)
+    objective: str = "auto"  # "auto" | "dbc" | "robust_dbc" | "pbc" | "av_pbc", or your own (objectives.py)
     initializer: str = "relabelled"  # "random" | "relabelled" | "kmeans"
 
     # Teacher (the paper's Cal-QL with CORL's defaults; Nakamoto et al., 2023)

@@ -31,7 +31,7 @@ from minari_distill.objectives import find_objective, settled
 from minari_distill.outer import OuterLoop, Problem
 from minari_distill.progress import Progress, Report, duration, to_stderr
 from minari_distill.runs import Run
-from minari_distill.support import teacher_distance
+from minari_distill.support import action_spread, teacher_distance
 from minari_distill.synset import Synset
 from minari_distill.teachers import (
     Teacher,
@@ -45,7 +45,7 @@ from minari_distill.units import Units
 
 _OUTSIDE = (
     "The teacher differs from what the data do by {distance:.1f} times the variance of the data's own actions: what it would "
-    "meet is not in them, so the pairs match the data's actions (objective=dbc). To match the teacher all the same: "
+    "meet is not in them, so the pairs match the data's actions (objective=robust_dbc). To match the teacher all the same: "
     "objective=av_pbc."
 )
 
@@ -129,7 +129,7 @@ def distill(
 
         posed = pose(transitions, chosen, settings)
         settings, units = posed.config, posed.units
-        if posed.teacher_distance is not None and settings.objective == "dbc":
+        if posed.teacher_distance is not None and settings.objective != "av_pbc":
             say(_OUTSIDE.format(distance=posed.teacher_distance))
         outer = OuterLoop(posed.problem, posed.S, posed.A, settings, device)
         run.restore(outer)
@@ -219,6 +219,9 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
         return units.scale(teacher.policy(raw).cpu())
 
     discrete = transitions.action_codec.is_discrete
+    delta = 0.0 if discrete else find_objective(config.objective).forgiving
+    if delta:
+        delta = max(delta, (action_spread(obs, labels.act, torch.from_numpy(held)) / 2) ** 0.5)
     known = taken(obs, ~held)
     problem = Problem(
         known,
@@ -231,6 +234,7 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
         high,
         discrete,
         input_metric(decide, known) if config.metric_share else None,
+        delta,
     )
     chosen = initial_indices(config.initializer, problem.obs, config.n_syn, generator)
     A = problem.target[chosen]

@@ -7,9 +7,10 @@ A student π_θ, trained on the synset, is charged on states s of the dataset D 
 with d the mean squared error over action dimensions, or the cross-entropy for discrete actions.
 
     DBC      y = the dataset's own action,   w = 1
+    robust   the same, and errors far beyond δ are given up (`inner/forgiving.py`)
     PBC      y = π*(s),                      w = 1
     Av-PBC   y = π*(s),                      w = q(s, π*(s))                                        (2)
-    auto     Av-PBC, unless the data do not show what the teacher does (ρ > 2, `support.py`): then DBC
+    auto     Av-PBC, unless the data do not show what the teacher does (ρ > 2, `support.py`): then robust DBC
 
 An objective is a function (labels, config) → (y, w) under the decorator `objective`, here or in a program of your own.
 """
@@ -60,12 +61,16 @@ class Objective:
         rule: Returns targets y (N, act_dim) in [−1, 1] (probabilities if discrete) and weights w (N, 1).
         needs_teacher: Whether it reads `labels.teacher_act`.
         needs_q: Whether it reads `labels.teacher_q`.
+        forgiving: Least δ of `inner/forgiving.py`, errors far beyond which are given up; where the data's own actions
+            are spread out (`support.py`), δ² is half of their spread. 0: squared errors as they are. Discrete actions,
+            whose distance is the cross-entropy, are never forgiven.
     """
 
     name: str
     rule: Rule
     needs_teacher: bool = True
     needs_q: bool = False
+    forgiving: float = 0.0
 
     def __call__(self, labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
         """Targets (N, act_dim) and weights (N, 1).
@@ -91,7 +96,9 @@ OBJECTIVES: dict[str, Objective] = {}
 """Every objective by name, in the order in which they were named."""
 
 
-def objective(name: str, *, needs_teacher: bool = True, needs_q: bool = False) -> Callable[[Rule], Rule]:
+def objective(
+    name: str, *, needs_teacher: bool = True, needs_q: bool = False, forgiving: float = 0.0
+) -> Callable[[Rule], Rule]:
     """Decorator: `DistillConfig(objective=name)` now means this rule.
 
     >>> @objective("sign_pbc")
@@ -110,7 +117,7 @@ def objective(name: str, *, needs_teacher: bool = True, needs_q: bool = False) -
             raise ConfigError(
                 f"objective={name!r} is taken by {'.'.join(_place(before.rule))}. Choose another name."
             )
-        OBJECTIVES[name] = Objective(name, rule, needs_teacher or needs_q, needs_q)
+        OBJECTIVES[name] = Objective(name, rule, needs_teacher or needs_q, needs_q, forgiving)
         return rule
 
     return enter
@@ -145,6 +152,12 @@ def dbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     return labels.act, torch.ones_like(labels.act[:, :1])
 
 
+@objective("robust_dbc", needs_teacher=False, forgiving=0.2)
+def robust_dbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
+    """DBC that follows the behaviours that the pairs can tell, and gives up on the others. Returns y and w as `dbc`."""
+    return dbc(labels, config)
+
+
 @objective("pbc")
 def pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     """Policy-based BC: match the teacher's actions. Returns y (N, act_dim) and w (N, 1)."""
@@ -173,17 +186,17 @@ def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
 
 
 def settled(name: str, labels: Labels) -> str:
-    """The objective that `name` stands for: "auto" is "av_pbc", or "dbc" for a teacher that acts outside of the data."""
+    """The objective that `name` stands for: "auto" is "av_pbc", or "robust_dbc" for a teacher that acts outside of the data."""
     if name != "auto":
         return name
     if labels.teacher_distance is None:
         raise TeacherError('objective="auto" needs a teacher\'s actions and values; give `teacher=`.')
-    return "av_pbc" if labels.teacher_distance <= FARTHEST else "dbc"
+    return "av_pbc" if labels.teacher_distance <= FARTHEST else "robust_dbc"
 
 
 @objective("auto", needs_q=True)
 def auto(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
-    """Av-PBC, or DBC where the teacher acts outside of the data. Returns y (N, act_dim) and w (N, 1)."""
+    """Av-PBC, or robust DBC where the teacher acts outside of the data. Returns y (N, act_dim) and w (N, 1)."""
     return find_objective(settled("auto", labels))(labels, config)
 
 

@@ -51,6 +51,7 @@ class Problem:
         obs_low, obs_high: (obs_dim,) bounds of normalised observations, ±inf where there are none.
         simplex: actions are probabilities.
         metric: D (obs_dim, obs_dim) of `metric.py`, where there is a teacher to take it from.
+        forgiving: δ of `inner/forgiving.py`; 0 for squared errors (or cross-entropies) as they are.
     """
 
     obs: Tensor
@@ -63,6 +64,7 @@ class Problem:
     obs_high: Tensor
     simplex: bool = False
     metric: Tensor | None = None
+    forgiving: float = 0.0
 
     def to(self, device: torch.device | str) -> Problem:
         """The same problem on `device`."""
@@ -105,10 +107,11 @@ class OuterLoop:
         where: dict[str, Any] = {"dtype": dtype, "device": device}
         exact = "float64" if config.precision == "float64" else "float32"
         charged_in = exact if config.meta_gradient == "kernel" else config.precision
-        self._outer = BatchLoss(self.arch, K, B, precision=charged_in, device=device)
+        kind: dict[str, Any] = {"device": device, "forgiving": problem.forgiving}
+        self._outer = BatchLoss(self.arch, K, B, precision=charged_in, **kind)
         held = min(len(problem.held_obs), _VALIDATION_STATES)
         judged = self.validation.arch
-        self._held = BatchLoss(judged, config.validation_students, held, precision=exact, device=device)
+        self._held = BatchLoss(judged, config.validation_students, held, precision=exact, **kind)
         self._held_indices = torch.randperm(
             len(problem.held_obs), generator=keyed_generator(torch.device("cpu"), config.seed, -2)
         )[:held].to(device)
@@ -212,6 +215,7 @@ class OuterLoop:
             arch=self.arch,
             directions=self._directions,
             ridge=self.config.ridge,
+            forgiving=self.problem.forgiving,
         )
         K = self.config.n_students
         self._gradient = (loss.sum() / K, gS / K, gA / K)

@@ -28,12 +28,23 @@ def teacher_distance(obs: Tensor, act: Tensor, teacher_act: Tensor, held: Tensor
     Returns:
         ρ, always finite; huge where the data's actions have no spread at all and the teacher differs from them.
     """
+    asked, usual = _usual(obs, act, held)
+    teacher, data = ((x[asked] - usual).square().mean().item() for x in (teacher_act, act))
+    return teacher / max(data, 1e-9)
+
+
+def action_spread(obs: Tensor, act: Tensor, held: Tensor) -> float:
+    """E ‖a − ā(s)‖² / act_dim, how far the data's actions are from the usual one; arguments as of `teacher_distance`."""
+    asked, usual = _usual(obs, act, held)
+    return (act[asked] - usual).square().mean().item()
+
+
+def _usual(obs: Tensor, act: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the held-out states that are asked, and ā there."""
     asked, known = _spread(held.nonzero()[:, 0], _ASKED), _spread((~held).nonzero()[:, 0], _KNOWN)
     apart = torch.cdist(obs[asked].float(), obs[known].float())
     nearest = apart.topk(min(_NEIGHBOURS, len(known)), largest=False).indices
-    usual = act[known][nearest].mean(1)
-    teacher, data = ((x[asked] - usual).square().mean().item() for x in (teacher_act, act))
-    return teacher / max(data, 1e-9)
+    return asked, act[known][nearest].mean(1)
 
 
 def _spread(indices: Tensor, count: int) -> Tensor:

@@ -53,13 +53,13 @@ def test_auto_is_settled_by_the_distance():
     """Up to FARTHEST the teacher is matched; other names stand for themselves."""
     act = torch.zeros(1, 1)
     assert settled("auto", Labels(act, teacher_distance=FARTHEST)) == "av_pbc"
-    assert settled("auto", Labels(act, teacher_distance=FARTHEST + 0.1)) == "dbc"
+    assert settled("auto", Labels(act, teacher_distance=FARTHEST + 0.1)) == "robust_dbc"
     assert settled("pbc", Labels(act)) == "pbc"
     with pytest.raises(TeacherError, match="give `teacher=`"):
         settled("auto", Labels(act))
 
 
-@pytest.mark.parametrize(("gain", "chosen"), [(-1.0, "av_pbc"), (1.0, "dbc")])
+@pytest.mark.parametrize(("gain", "chosen"), [(-1.0, "av_pbc"), (1.0, "robust_dbc")])
 def test_a_problem_is_posed_with_the_objective_chosen(gain, chosen):
     """Towards the origin, as the data do, or away from it: targets and weights are those of the objective itself."""
     transitions = point_mass()
@@ -72,9 +72,10 @@ def test_a_problem_is_posed_with_the_objective_chosen(gain, chosen):
     auto = pose(transitions, agent, config)
     itself = pose(transitions, agent, config.replace(objective=chosen))
     assert auto.config == itself.config and auto.config.objective == chosen
-    assert (auto.teacher_distance > FARTHEST) == (chosen == "dbc") and itself.teacher_distance is None
+    assert (auto.teacher_distance > FARTHEST) == (chosen == "robust_dbc") and itself.teacher_distance is None
     assert torch.equal(auto.problem.target, itself.problem.target)
     assert torch.equal(auto.problem.weight, itself.problem.weight)
+    assert auto.problem.forgiving == itself.problem.forgiving
     assert torch.equal(auto.S, itself.S) and torch.equal(auto.A, itself.A)
 
 
@@ -85,9 +86,9 @@ def test_a_teacher_outside_of_the_data_is_told_of():
     )
     said = []
     synset = md.distill(EMBEDDED_ID, teacher=agent, report=lambda p: said.append(p.text), **TINY)
-    assert synset.config.objective == "dbc" and synset.metadata["teacher_distance"] > FARTHEST
+    assert synset.config.objective == "robust_dbc" and synset.metadata["teacher_distance"] > FARTHEST
     assert any("To match the teacher all the same: objective=av_pbc" in text for text in said)
     insisted = md.distill(EMBEDDED_ID, teacher=agent, report=silent, objective="av_pbc", **TINY)
     assert insisted.config.objective == "av_pbc" and insisted.metadata["teacher_distance"] is None
-    plain = md.distill(EMBEDDED_ID, report=silent, objective="dbc", **TINY)
+    plain = md.distill(EMBEDDED_ID, report=silent, objective="robust_dbc", **TINY)
     assert (synset.observations == plain.observations).all() and (synset.actions == plain.actions).all()

@@ -27,11 +27,12 @@ _NAMES = {
     "random": "random pairs",
     "relabelled": "relabelled pairs",
     "dbc": "DBC",
+    "robust_dbc": "robust DBC",
     "pbc": "PBC",
     "av_pbc": "Av-PBC",
     "auto": "auto",
 }
-_BEFORE = ["random", "relabelled", "dbc", "pbc", "av_pbc", "auto", "bc", "teacher"]
+_BEFORE = ["random", "relabelled", "dbc", "robust_dbc", "pbc", "av_pbc", "auto", "bc", "teacher"]
 assert sorted(_BEFORE) == sorted(METHODS)
 
 

@@ -8,6 +8,8 @@ synset were a little different is told by ridge regression in that kernel, witho
     z(s)     = Θ(s, S) (Θ(S, S) + λ θ̄ I)^{-1} head^{-1}(A),                   θ̄ = mean diagonal of Θ(S, S)
     H        = E_s [ w(s) d(head(z(s)), y(s)) ],                              (∂H/∂S, ∂H/∂A) by autograd
 
+d is the mean squared error or the cross-entropy, or what `forgiving.py` makes of the former.
+
 Θ is the neural tangent kernel summed over every layer's weights and biases and averaged over r orthonormal
 directions R of the output: one scalar kernel for all outputs. The parameters are held fixed; the synset is
 charged through the features h, the slopes J and the labels. Solving from scratch matters: near the end of
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minari_distill.inner.forgiving import forgiven
 from minari_distill.networks import Architecture, apply_head, views
 
 _REACH = 0.97  # atanh(1) is infinite: a label of ±1 asks for ±0.97
@@ -52,6 +55,7 @@ def kernel_meta_gradient(
     arch: Architecture,
     directions: Tensor,
     ridge: float,
+    forgiving: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(H, ∂H/∂S, ∂H/∂A) of K students, H (K,) each on its own B states, the gradients summed over them.
 
@@ -63,6 +67,7 @@ def kernel_meta_gradient(
         arch: Of the students.
         directions: R, as `output_directions` draws it.
         ridge: λ.
+        forgiving: δ of `forgiving.py`; 0 for squared errors as they are.
     """
     with torch.no_grad():
         there = _features(theta, obs, arch, directions)
@@ -71,6 +76,9 @@ def kernel_meta_gradient(
         z = _regress(theta, S, A, there, arch, directions, ridge)
         if arch.head == "softmax":
             distance = -target * torch.log_softmax(z, -1)
+        elif forgiving:
+            e = (apply_head(z, arch.head) - target).square().mean(-1, keepdim=True)
+            distance = arch.act_dim * forgiven(e, forgiving)  # the weight holds 1/act_dim, which e has taken
         else:
             distance = (apply_head(z, arch.head) - target).square()
         H = (weight * distance).sum((1, 2))

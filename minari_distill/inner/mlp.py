@@ -203,6 +203,12 @@ class Passes:
     ) -> None:
         """Write ∂L/∂θ into `grad` and h, δ, y into `tape`; S as in `forward`."""
         self.forward(theta, S, tape)
+        self.backward(theta, S, A, weight, tape, grad)
+
+    def backward(
+        self, theta: Parameters, S: Tensor, A: Tensor, weight: Tensor | float, tape: Record, grad: Parameters
+    ) -> None:
+        """Write ∂L/∂θ into `grad` and δ into `tape`, which holds h and y already."""
         self._head_delta(A, weight, tape)
         for l in range(self._last, 0, -1):
             delta = tape.deltas[l]
