@@ -24,7 +24,8 @@ class GalleryEntry:
         dataset: Id of the dataset, or ids of the datasets, that it was distilled from.
         environment: Gymnasium's id of the environment to act in; "" if unknown.
         n_syn: Pairs.
-        score: Mean score of students that nothing was tuned for (`recipe="general"`), normalised.
+        recipe_score: Mean score of students of the synset's own recipe, which `behavior_clone` trains; normalised.
+        score: Likewise of students that nothing was tuned for (`recipe="general"`).
         teacher_score: The teacher's, likewise.
     """
 
@@ -32,6 +33,7 @@ class GalleryEntry:
     dataset: str
     environment: str
     n_syn: int
+    recipe_score: float
     score: float
     teacher_score: float
 
@@ -41,10 +43,10 @@ class Gallery(list[GalleryEntry]):
 
     def __str__(self) -> str:
         width = max((len(entry.id) for entry in self), default=2)
-        lines = [f"{'id':{width}}  pairs  score  teacher  environment"]
+        lines = [f"{'id':{width}}  pairs  own recipe  general  teacher  environment"]
         for e in self:
             lines.append(
-                f"{e.id:{width}}  {e.n_syn:5}  {e.score:5.1f}  {e.teacher_score:7.1f}  {e.environment}"
+                f"{e.id:{width}}  {e.n_syn:5}  {e.recipe_score:10.1f}  {e.score:7.1f}  {e.teacher_score:7.1f}  {e.environment}"
             )
         return "\n".join(lines)
 
@@ -62,13 +64,15 @@ def gallery() -> Gallery:
     for synset_id in gallery_ids():
         synset = load_synset(synset_id)
         scores = scores_of(synset)
+        general = scores["general students"]
         entries.append(
             GalleryEntry(
                 id=synset_id,
                 dataset=" + ".join(synset.source.dataset_ids),
                 environment=synset.source.env_id or "",
                 n_syn=len(synset),
-                score=scores["general students"]["mean"],
+                recipe_score=scores.get("recipe students", general)["mean"],  # absent where the two are one
+                score=general["mean"],
                 teacher_score=scores["teacher"]["mean"],
             )
         )

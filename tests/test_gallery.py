@@ -18,7 +18,7 @@ def test_every_entry_loads_and_names_its_provenance():
         assert " + ".join(synset.source.dataset_ids) == entry.dataset and entry.environment
         assert np.abs(synset.actions).max() <= 1.0
         assert entry.id in str(entries)
-        assert entry.score / entry.teacher_score > 0.5
+        assert entry.score / entry.teacher_score > 0.5 and entry.recipe_score / entry.teacher_score > 0.8
 
 
 def test_the_readme_s_first_policy_hops():
@@ -30,6 +30,14 @@ def test_the_readme_s_first_policy_hops():
     students = md.behavior_clone(synset, n_policies=4).members()
     entry = next(e for e in md.gallery() if e.id == "gallery/hopper-medium-replay-v1")
     assert md.evaluate(students, synset, n_episodes=2).normalized.mean() > 0.5 * entry.teacher_score
+
+
+def test_the_walker_walks():
+    """Students of its own recipe, which read in the input metric, walk on when half of the episode is over."""
+    synset = md.load_synset("gallery/walker2d-medium-replay-v0")
+    assert synset.recipe.in_metric and synset.input_metric is not None
+    students = md.behavior_clone(synset, n_policies=4).members()
+    assert np.median(md.evaluate(students, synset, n_episodes=1).lengths) > 500
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
