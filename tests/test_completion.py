@@ -8,7 +8,7 @@ import pytest
 
 from minari_distill import completion
 from tests.conftest import write_dataset
-from tests.test_synset import make_synset
+from tests.synsets import make_synset
 
 
 def complete(line: str) -> list[str]:

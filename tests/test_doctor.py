@@ -13,7 +13,7 @@ from minari_distill import doctor
 from minari_distill.cli import app
 from tests.conftest import write_dataset
 from tests.hub_server import TOKEN, HubServer
-from tests.test_synset import make_synset
+from tests.synsets import make_synset
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),

@@ -23,8 +23,8 @@ from minari_distill.exporters.arrays import observation_box, pairs_for, to_array
 from minari_distill.exporters.pytorch import Normalize
 from minari_distill.exporters.require import INSTALL, needs
 from minari_distill.wrappers import NormalizeObservation, VectorObservation
+from tests.synsets import make_synset
 from tests.test_cli import plain, run
-from tests.test_synset import make_synset
 
 CODEBASES = ["d3rlpy", "torchrl", "imitation", "stable_baselines3", "tianshou", "ray"]
 DISCRETE = {"action_space": spaces.Discrete(3)}

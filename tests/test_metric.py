@@ -19,8 +19,8 @@ from minari_distill.outer import OuterLoop
 from minari_distill.students import train_students
 from minari_distill.teachers.function_teacher import FunctionTeacher
 from tests.small_transitions import point_mass
+from tests.synsets import assert_same, make_synset
 from tests.test_outer import CPU, problem, small
-from tests.test_synset import assert_same, make_synset
 
 
 def states(n=500, dim=4, seed=0):

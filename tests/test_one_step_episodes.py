@@ -10,7 +10,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 
 from minari_distill.one_step_episodes import _first, write_episodes
-from tests.test_synset import MINIGRID, make_synset
+from tests.synsets import MINIGRID, make_synset
 
 TREE = spaces.Tuple(
     (

@@ -11,7 +11,7 @@ from minari_distill.plots.pairs import MOST_ACTIONS, _components
 from minari_distill.plots.style import PALETTE
 from minari_distill.transitions import load_transitions
 from tests.conftest import write_dataset
-from tests.test_synset import MINIGRID, make_synset
+from tests.synsets import MINIGRID, make_synset
 
 # Machado, Oliveira and Fernandes 2009, severity 1: what a colour in linear RGB looks like without one kind of cone.
 PROTANOPIA = [

@@ -19,7 +19,7 @@ from minari_distill.show.page import write_page
 from minari_distill.source import Source
 from tests.browser import Browser
 from tests.conftest import write_dataset
-from tests.test_synset import make_synset
+from tests.synsets import make_synset
 
 SCORE = {
     "mean": 50.0,

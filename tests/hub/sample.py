@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCard
 from minari_distill.source import Source
 from minari_distill.synset import Synset
 from tests.hub_server import TOKEN, HubServer
-from tests.test_synset import make_synset
+from tests.synsets import make_synset
 
 CLIENTS_OWN_WARNINGS = [  # huggingface_hub's own: its uploads of large files, and connections that are still open at the end
     pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),

@@ -25,7 +25,7 @@ from tests.hub.sample import (
     pendulum,
 )
 from tests.hub_server import HubServer
-from tests.test_synset import assert_same, contents
+from tests.synsets import assert_same, contents
 
 pytestmark = CLIENTS_OWN_WARNINGS
 

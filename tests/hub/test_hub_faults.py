@@ -20,7 +20,7 @@ from minari_distill.loading import load_synset
 from minari_distill.synset import Synset
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, REPO, forget, listing, pendulum
 from tests.hub_server import TOKEN, HubServer
-from tests.test_synset import assert_same, contents
+from tests.synsets import assert_same, contents
 
 pytestmark = CLIENTS_OWN_WARNINGS
 

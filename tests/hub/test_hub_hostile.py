@@ -20,7 +20,7 @@ from minari_distill.errors import EnvironmentUnavailable, SynsetError
 from minari_distill.loading import load_synset
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, PENDULUM, REPO, pendulum
 from tests.hub_server import File, HubServer
-from tests.test_synset import contents
+from tests.synsets import contents
 
 pytestmark = CLIENTS_OWN_WARNINGS
 

@@ -15,7 +15,7 @@ from minari_distill.errors import HubError
 from minari_distill.loading import load_synset
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, REPO, clients, forget, listing, pendulum
 from tests.hub_server import HubServer
-from tests.test_synset import assert_same
+from tests.synsets import assert_same
 
 pytestmark = CLIENTS_OWN_WARNINGS
 

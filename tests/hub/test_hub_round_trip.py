@@ -20,7 +20,7 @@ from minari_distill.loading import load_synset
 from minari_distill.source import Source
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, REPO, clients, contents_of, pendulum
 from tests.hub_server import TOKEN, HubServer
-from tests.test_synset import MINIGRID, assert_same, contents, make_synset
+from tests.synsets import MINIGRID, assert_same, contents, make_synset
 
 pytestmark = CLIENTS_OWN_WARNINGS
 

@@ -14,7 +14,7 @@ import structlog  # noqa: E402
 
 from minari_distill.exporters import d3rlpy as exporter  # noqa: E402
 from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
-from tests.test_synset import make_synset  # noqa: E402
+from tests.synsets import make_synset  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID  # noqa: E402
 
 from minari_distill.exporters import rllib as exporter  # noqa: E402
 from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
-from tests.test_synset import make_synset  # noqa: E402
+from tests.synsets import make_synset  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,7 +16,7 @@ from minari_distill.exporters import stable_baselines3 as exporter  # noqa: E402
 from minari_distill.exporters.tanh_policy import TanhActorCriticPolicy  # noqa: E402
 from minari_distill.wrappers import NormalizeObservation  # noqa: E402
 from tests.integrations.conftest import HIDDEN, LR, N_STUDENTS, STEPS, run_docstring, run_page  # noqa: E402
-from tests.test_synset import make_synset  # noqa: E402
+from tests.synsets import make_synset  # noqa: E402
 
 KINDS = {PPO: {}, SAC: {"buffer_size": 10}, TD3: {"buffer_size": 10}}
 POLICIES = {PPO: TanhActorCriticPolicy, SAC: "MlpPolicy", TD3: "MlpPolicy"}
