@@ -121,6 +121,8 @@ class DistillConfig:
     metric_share: float = (
         0.5  # of the inner loop's students that read in the input metric, as the recipe's then do
     )
+    metric_init: str = "orthogonal"  # of the students that read in the metric: their `student_init`
+    metric_output_gain: float = 0.1  # and their `output_gain`
 
     # Meta-gradient
     meta_gradient: str = "kernel"  # "kernel": of trained students | "unroll": back through the window
@@ -197,20 +199,27 @@ class DistillConfig:
             )
         for name in ("inner_betas", "outer_betas"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _ = self.inner_recipe  # refuses a bad head, init, learning rate or width
+        _ = self.inner_recipe, self.recipe  # refuse a bad head, init, learning rate or width
 
     @property
     def recipe(self) -> StudentRecipe:
         """The student recipe that travels with the synset."""
-        return self.inner_recipe.replace(
+        read = self.metric_recipe if self.metric_share > 0 else self.inner_recipe
+        return read.replace(
             hidden_width=self.student_widening * self.hidden_width,
             steps=max(1, round(self.student_length * self.inner_steps)),
-            in_metric=self.metric_share > 0,
+        )
+
+    @property
+    def metric_recipe(self) -> StudentRecipe:
+        """What those of the inner loop's students follow that read in the input metric."""
+        return self.inner_recipe.replace(
+            init=self.metric_init, output_gain=self.metric_output_gain, in_metric=True
         )
 
     @property
     def inner_recipe(self) -> StudentRecipe:
-        """The student recipe that the inner loop follows."""
+        """The student recipe that the inner loop follows, but for those who read in the metric."""
         return StudentRecipe(
             hidden_layers=self.hidden_layers,
             hidden_width=self.hidden_width,

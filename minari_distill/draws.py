@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minari_distill.config import DistillConfig
+from minari_distill.config import StudentRecipe
 from minari_distill.networks import Architecture, initialize
 
 
@@ -22,15 +22,15 @@ def keyed_generator(device: torch.device, *key: int) -> torch.Generator:
 
 def fresh_students(
     arch: Architecture,
-    config: DistillConfig,
+    recipe: StudentRecipe,
+    seed: int,
     step: int,
     students: range,
     *,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Initial parameters (K, P) of an outer step's `students`; step −1 has those of the validation."""
-    recipe = config.inner_recipe
+    """Initial parameters (K, P) of an outer step's `students`, as `recipe` has them; step −1 is the validation's."""
     return torch.cat(
         [
             initialize(
@@ -38,7 +38,7 @@ def fresh_students(
                 1,
                 scheme=recipe.init,
                 output_gain=recipe.output_gain,
-                generator=keyed_generator(device, config.seed, step, k, 0),
+                generator=keyed_generator(device, seed, step, k, 0),
                 dtype=dtype,
             )
             for k in students

@@ -115,9 +115,14 @@ class OuterLoop:
         self._held_indices = torch.randperm(
             len(problem.held_obs), generator=keyed_generator(torch.device("cpu"), config.seed, -2)
         )[:held].to(device)
-        self._theta_0 = torch.zeros(K, self.arch.n_parameters, **where)
         self._theta_val = fresh_students(
-            judged, config, -1, range(config.validation_students), device=device, dtype=dtype
+            judged,
+            config.recipe,
+            config.seed,
+            -1,
+            range(config.validation_students),
+            device=device,
+            dtype=dtype,
         )
         self.pool = StudentPool(config, self.inner) if config.student_pool else None
         self._gradient: tuple[Tensor, Tensor, Tensor] | None = None
@@ -142,9 +147,9 @@ class OuterLoop:
         metric = self._metric_now()
         start, _ = self._draw(metric)
         self._S_read.copy_(self.S if metric is None else self.S @ metric)
-        self.inner.begin(self._theta_0, self._S_read, self.A)
-        if self.pool:
-            self.pool.enter(self.step_count)
+        self.inner.feed(self._S_read, self.A)
+        if not (self.pool and self.pool.resume(self.step_count)):
+            self.inner.start(self._fresh_students(metric))
         for _ in range(start):
             self._replay_advance()
         self._replay_finish()
@@ -166,11 +171,8 @@ class OuterLoop:
         return self._metric if math.ceil((turn + 1) * share) > math.ceil(turn * share) else None
 
     def _draw(self, metric: Tensor | None = None) -> tuple[int, int]:
-        """Fill θ_0 and the outer batch; return (first, last) inner step of the window."""
+        """Fill the outer batch; return (first, last) inner step of the window."""
         config, t = self.config, self.step_count
-        self._theta_0.copy_(
-            fresh_students(self.arch, config, t, self.students, device=self.device, dtype=self.dtype)
-        )
         for k, student in enumerate(self.students):
             generator = keyed_generator(self.device, config.seed, t, student, 1)
             indices = torch.randint(
@@ -188,6 +190,19 @@ class OuterLoop:
         host = keyed_generator(torch.device("cpu"), config.seed, t, -1)
         end = int(torch.randint(W, T + 1, (), generator=host))
         return end - W, end
+
+    def _fresh_students(self, metric: Tensor | None) -> Tensor:
+        """θ_0 (K, P) of this step's students."""
+        recipe = self.config.inner_recipe if metric is None else self.config.metric_recipe
+        return fresh_students(
+            self.arch,
+            recipe,
+            self.config.seed,
+            self.step_count,
+            self.students,
+            device=self.device,
+            dtype=self.dtype,
+        )
 
     def _finish(self) -> None:
         """The recorded window, the outer loss and the way back: what a CUDA graph captures."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -259,6 +260,20 @@ def row(method, mean, *, protocol="recipe", n_syn=256, seed=0, width=1.0, **more
         "distillation_seconds": 60.0,
     }
     return whole | more
+
+
+def test_an_objective_of_ones_own_has_its_place_in_the_tables():
+    """By its name, after the built-in ones and before BC on all data; entered before the tables were first imported or not."""
+    rows = with_fractions([row(m, 40.0) for m in ("bc", "teacher", "top_pbc", "auto", "own_dbc", "random")])
+    line = tables.objectives_table(rows).splitlines()[0]
+    assert line == (
+        "| `recipe` students | random pairs (default) | auto (default) | own_dbc (default) | top_pbc (default) "
+        "| BC on all data | teacher |"
+    )
+    entered = (
+        "import minari_distill as md, torch\n@md.objectives.objective('own')\ndef own(labels, config): ...\n"
+    )
+    subprocess.run([sys.executable, "-c", entered + "import minari_distill.benchmark.tables"], check=True)
 
 
 def test_table_1_by_hand():

@@ -14,7 +14,7 @@ from minari_distill.distill import pose
 from minari_distill.errors import ConfigError, SynsetError, TeacherError
 from minari_distill.loading import load_synset
 from minari_distill.metric import input_metric
-from minari_distill.networks import Architecture, fold_metric, forward, initialize
+from minari_distill.networks import Architecture, fold_metric, forward, initialize, views
 from minari_distill.outer import OuterLoop
 from minari_distill.students import train_students
 from minari_distill.teachers.function_teacher import FunctionTeacher
@@ -90,7 +90,10 @@ def test_an_outer_step_in_the_metric_is_one_of_transformed_states(meta_gradient,
     )
     D = states(4, 4, seed=3)
     there = dataclasses.replace(p, obs=p.obs @ D, held_obs=p.held_obs @ D)
-    inside = OuterLoop(dataclasses.replace(p, metric=D), S, A, small(**settings, metric_share=1.0), CPU)
+    same = {"metric_init": "orthogonal", "metric_output_gain": 0.01}  # as small() has it for those outside
+    inside = OuterLoop(
+        dataclasses.replace(p, metric=D), S, A, small(**settings, **same, metric_share=1.0), CPU
+    )
     outside = OuterLoop(there, S.double() @ D, A, small(**settings, metric_share=0.0), CPU)
     torch.testing.assert_close(inside.held_out_loss(), outside.held_out_loss())
     inside.step()
@@ -117,6 +120,27 @@ def test_half_of_the_pool_reads_in_the_metric_and_keeps_to_it():
         dataclasses.replace(p, metric=torch.eye(4)), S, A, small(student_pool=1, metric_share=0.5), CPU
     )
     assert alone._metric_now() is not None
+
+
+def test_students_start_as_those_do_who_will_read_the_pairs():
+    """In the metric as the recipe's students, the others as the inner recipe has it, each in its own turn of the pool."""
+    p, S, A = problem()
+    config = small(
+        student_pool=2, metric_share=0.5, metric_output_gain=0.0, student_init="torch", output_gain=1.0
+    )
+    assert (config.recipe.init, config.recipe.output_gain) == ("orthogonal", 0.0)
+    loop = OuterLoop(dataclasses.replace(p, metric=torch.eye(4)), S, A, config, CPU)
+    begun = []
+    start = loop.inner.start
+    loop.inner.start = lambda theta: (begun.append(theta.clone()), start(theta))
+    loop.step()
+    loop.step()
+    in_metric, plain = (views(theta, loop.arch) for theta in begun)
+    W, b = in_metric
+    torch.testing.assert_close(W[1][0].T @ W[1][0], 2 * torch.eye(16))  # orthogonal, gain √2
+    assert not W[-1].any() and not b[0].any()
+    W, b = plain
+    assert W[-1].any() and b[0].any() and W[1].abs().max() <= 1 / 4  # uniform in ±1/√16
 
 
 def test_without_a_metric_nothing_is_read_in_one():

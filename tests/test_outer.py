@@ -100,8 +100,7 @@ def test_a_pool_of_one_is_one_long_training():
     loop = OuterLoop(*problem(), config, CPU)
     lives = []
     for t in range(4):
-        loop._draw()
-        fresh = loop._theta_0.clone()
+        fresh = loop._fresh_students(None)
         loop.step()
         lives.append((t, fresh, loop.pool.sets[0][0].clone()))
     # the first life of set 0 is one window long; the second, from step 1 to 3, is whole
@@ -125,7 +124,7 @@ def test_students_shared_by_two_ranks_equal_one_rank(meta_gradient):
         finally:
             type(whole.team).share = original
         start, _ = loop._draw()
-        loop.inner.begin(loop._theta_0, loop.S, loop.A)
+        loop.inner.begin(loop._fresh_students(None), loop.S, loop.A)
         for _ in range(start):
             loop.inner.advance()
         loop._replay_finish()
@@ -262,7 +261,9 @@ def test_the_recipe_is_the_inner_loops_but_for_width_length_and_metric():
     other presets do not."""
     c = make_config()
     assert c.inner_recipe == GENERAL_RECIPE
-    assert c.recipe == GENERAL_RECIPE.replace(hidden_width=512, steps=500, in_metric=True)
+    assert c.recipe == GENERAL_RECIPE.replace(
+        hidden_width=512, steps=500, in_metric=True, init="orthogonal", output_gain=0.1
+    )
     for preset in ("quick", "paper"):
         c = make_config(preset)
         assert c.recipe == c.inner_recipe
@@ -274,7 +275,7 @@ def test_held_out_losses_are_those_of_the_recipes_students():
     loop = OuterLoop(*problem(), config, CPU)
     arch = Architecture.of(config.recipe, loop.S.shape[1], loop.A.shape[1])
     assert (arch.hidden, loop.arch.hidden) == ((32, 32), (16, 16))
-    theta_0 = fresh_students(arch, config, -1, range(3), device=CPU, dtype=torch.float32)
+    theta_0 = fresh_students(arch, config.recipe, config.seed, -1, range(3), device=CPU, dtype=torch.float32)
     inner = InnerLoop(
         config.recipe, obs_dim=loop.S.shape[1], act_dim=loop.A.shape[1], n_syn=len(loop.S), n_students=3
     )

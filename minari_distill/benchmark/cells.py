@@ -24,7 +24,6 @@ from minari_distill.errors import ConfigError, did_you_mean
 from minari_distill.objectives import OBJECTIVES
 
 BASELINES = ["random", "relabelled"]
-METHODS = ["teacher", "bc", *BASELINES, *OBJECTIVES]
 PROTOCOLS = ["recipe", "general"]
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {

@@ -27,15 +27,16 @@ class StudentPool:
         self.left = torch.zeros(self.size, dtype=torch.int64)
         self._born = torch.zeros(self.size, dtype=torch.int64)
 
-    def enter(self, step: int) -> None:
-        """Load the set whose turn it is; fresh students, already in the inner loop, if its life is over."""
+    def resume(self, step: int) -> bool:
+        """Go on with the set whose turn it is; False if its life is over, and another begins with fresh students."""
         m = step % self.size
         if self.left[m] < self.window:
             share = m / self.size if self._born[m] == 0 else 1.0
             self.left[m] = max(self.window, round(share * self.horizon))
             self._born[m] += 1
-        else:
-            self.inner.resume(self.sets[m])
+            return False
+        self.inner.resume(self.sets[m])
+        return True
 
     def note_end(self) -> None:
         """Copy the students at the window's end, before the way back runs parts of it again."""
