@@ -129,7 +129,7 @@ class DistillConfig:
     ridge: float = 1e-2  # "kernel": λ, as a share of the kernel's mean diagonal
 
     # Outer loop
-    outer_steps: int = 4000  # updates of the synset
+    outer_steps: int = 1000  # updates of the synset
     outer_optimizer: str = "adam"  # "adam" | "momentum"
     outer_lr_obs: float = 4e-2  # learning rate of the states S, which are normalised
     outer_lr_act: float = 1e-2  # learning rate of the actions A, in [-1, 1]
