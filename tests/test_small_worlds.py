@@ -62,9 +62,11 @@ def test_cartpole_students_keep_nine_tenths_of_the_teachers_return():
         "teacher_batch": 64,
         "critic_lr": 1e-3,
         "q_temperature": 0.1,
+        "seed": 2,  # a teacher that balances to the end: others fall now and then, and eight episodes cannot tell how often
     }
-    returns = compare("test/cartpole-v0", students=6, episodes=4, **SMALL | of_teacher | {"objective": "pbc"})
-    assert returns["teacher"].mean() > 200, returns
+    longer = {"objective": "pbc", "outer_steps": 200}
+    returns = compare("test/cartpole-v0", students=6, episodes=4, **SMALL | of_teacher | longer)
+    assert returns["teacher"].mean() > 450, returns
     assert returns["distilled"].mean() >= 0.9 * returns["teacher"].mean(), returns
 
 
