@@ -119,7 +119,7 @@ class DistillConfig:
     student_widening: int = 2  # units of each hidden layer, times this
     student_length: float = 0.5  # steps of their training, times this
     metric_share: float = (
-        0.5  # of the inner loop's students that read in the input metric, as the recipe's then do
+        0.3  # of the inner loop's students that read in the input metric, as the recipe's then do
     )
     metric_init: str = "orthogonal"  # of the students that read in the metric: their `student_init`
     metric_output_gain: float = 0.1  # and their `output_gain`
@@ -129,7 +129,7 @@ class DistillConfig:
     ridge: float = 1e-2  # "kernel": λ, as a share of the kernel's mean diagonal
 
     # Outer loop
-    outer_steps: int = 1000  # updates of the synset
+    outer_steps: int = 2000  # updates of the synset
     outer_optimizer: str = "adam"  # "adam" | "momentum"
     outer_lr_obs: float = 4e-2  # learning rate of the states S, which are normalised
     outer_lr_act: float = 1e-2  # learning rate of the actions A, in [-1, 1]

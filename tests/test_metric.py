@@ -245,6 +245,6 @@ def test_a_distilled_synset_says_so():
         report=lambda _: None,
     )
     assert synset.input_metric.shape == (11, 11) and synset.recipe.in_metric
-    assert synset.config.metric_share == 0.5
+    assert synset.config.metric_share == 0.3
     env = gymnasium.make("Hopper-v5")
     assert md.behavior_clone(synset, steps=5).act(env.reset(seed=0)[0]) in env.action_space
