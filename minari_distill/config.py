@@ -123,6 +123,7 @@ class DistillConfig:
     )
     metric_init: str = "orthogonal"  # of the students that read in the metric: their `student_init`
     metric_output_gain: float = 0.1  # and their `output_gain`
+    metric_lr: float = 1e-2  # of the outer loop: learning rate of the metric, as a share of its entries
 
     # Meta-gradient
     meta_gradient: str = "kernel"  # "kernel": of trained students | "unroll": back through the window
@@ -176,6 +177,10 @@ class DistillConfig:
             raise ConfigError(
                 f"memory_share={self.memory_share} is a share of the machine's memory: give a number between 0 (map "
                 "every dataset) and 1."
+            )
+        if not self.metric_lr >= 0:
+            raise ConfigError(
+                f"metric_lr={self.metric_lr} must be at least 0 (0: the metric stays as the teacher gives it)."
             )
         for name in ("cql_alpha", "discrete_cql_alpha"):
             if not getattr(self, name) >= 0:

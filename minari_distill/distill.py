@@ -148,7 +148,7 @@ def distill(
         observation_mean=transitions.observation_mean,
         observation_std=transitions.observation_std,
         recipe=settings.recipe,
-        input_metric=None if posed.problem.metric is None else posed.problem.metric.float().numpy(),
+        input_metric=None if best.metric is None else best.metric.cpu().float().numpy(),
         config=settings,
         metadata={
             "teacher": None if chosen is None else chosen.metadata,

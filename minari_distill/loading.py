@@ -28,6 +28,7 @@ _UNNAMED = {
     "student_widening": 1,
     "student_length": 1.0,
     "metric_share": 0.0,
+    "metric_lr": 0.0,
     "metric_init": "torch",
     "metric_output_gain": 1.0,
 }  # what a synset older than these settings was made with

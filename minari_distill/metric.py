@@ -19,9 +19,10 @@ from minari_distill.errors import TeacherError
 
 WIDEST = 1024
 """Observations of more numbers (pictures) have no metric: it would take more to learn and to store than it tells."""
+FULL = 64
+"""Observations of more numbers are weighted one by one: the diagonal of M, and of D, alone."""
 _STEP = 0.1  # in standard deviations; a teacher's kinks are averaged over twice this
 _ASKED = 2048  # states, fewer where observations are wide
-_FULL = 64  # observations of more numbers are weighted one by one: M's diagonal alone
 
 
 def input_metric(decide: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -35,9 +36,9 @@ def input_metric(decide: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         TeacherError: The teacher gives NaN or infinite numbers beside the dataset's states.
     """
     obs_dim = x.shape[1]
-    asked = min(_ASKED, _ASKED * _FULL // obs_dim)  # no more questions than 64 numbers take
+    asked = min(_ASKED, _ASKED * FULL // obs_dim)  # no more questions than 64 numbers take
     x = x[:: max(1, len(x) // asked)][:asked]
-    if obs_dim > _FULL:
+    if obs_dim > FULL:
         D = torch.diag(torch.stack([_slope(decide, x, i).square().mean() for i in range(obs_dim)]).sqrt())
     else:
         J = torch.stack([_slope(decide, x, i) for i in range(obs_dim)])  # (obs_dim, n, act_dim)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from minari_distill.inner import InnerLoop
 from minari_distill.inner.batch_loss import BatchLoss
 from minari_distill.inner.kernel import kernel_meta_gradient, output_directions
 from minari_distill.inner.pool import StudentPool
+from minari_distill.metric import FULL
 from minari_distill.networks import Architecture
 from minari_distill.team import Team
 
@@ -50,7 +52,7 @@ class Problem:
         held_obs, held_target, held_weight: the same of M held-out states.
         obs_low, obs_high: (obs_dim,) bounds of normalised observations, ±inf where there are none.
         simplex: actions are probabilities.
-        metric: D (obs_dim, obs_dim) of `metric.py`, where there is a teacher to take it from.
+        metric: D (obs_dim, obs_dim) of `metric.py` to begin with, or None.
         forgiving: δ of `inner/forgiving.py`; 0 for squared errors (or cross-entropies) as they are.
     """
 
@@ -82,7 +84,8 @@ class OuterLoop:
         self.dtype = dtype
         self.S, self.A = S.to(device, dtype, copy=True), A.to(device, dtype, copy=True)
         self._S_read = self.S.clone()  # as the students of this step read them
-        self._metric = None if self.problem.metric is None else self.problem.metric.to(dtype)
+        D = self.problem.metric
+        self.metric = None if D is None else D.to(dtype, copy=True)
         n_syn, obs_dim = S.shape
         act_dim = A.shape[1]
         self.students = self.team.share(config.n_students)
@@ -125,10 +128,11 @@ class OuterLoop:
             dtype=dtype,
         )
         self.pool = StudentPool(config, self.inner) if config.student_pool else None
-        self._gradient: tuple[Tensor, Tensor, Tensor] | None = None
+        self._asked = torch.zeros(K, B, dtype=torch.int64, device=device)  # the outer batch, as indices
         self._replay_advance = _Captured(self.inner.advance, device)
         finish = self._finish_kernel if config.meta_gradient == "kernel" else self._finish
-        self._replay_finish = _Captured(finish, device)
+        self._replay_finish = _Captured(partial(finish, charge_obs=False), device)
+        self._replay_finish_in_metric = _Captured(partial(finish, charge_obs=config.metric_lr > 0), device)
         self._directions = output_directions(self.arch, keyed_generator(device, config.seed, -3)).to(dtype)
 
         self.step_count = 0
@@ -136,6 +140,11 @@ class OuterLoop:
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)  # steps without a finite gradient
         self.in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self.moments = [torch.zeros_like(x) for x in (self.S, self.S, self.A, self.A)]  # m_S, v_S, m_A, v_A
+        if self.metric is not None:
+            self.moments += [torch.zeros_like(self.metric) for _ in range(2)]  # m_D, v_D
+            entries = self.metric.diagonal() if len(self.metric) > FULL else self.metric
+            self._metric_lr = config.metric_lr * entries.square().mean().sqrt().item()
+        self.metric_count = 0  # of the steps in the metric
         self.loss_sum = torch.zeros((), **where)  # of the outer losses since the last reading
         self.loss_count = 0
 
@@ -152,23 +161,38 @@ class OuterLoop:
             self.inner.start(self._fresh_students(metric))
         for _ in range(start):
             self._replay_advance()
-        self._replay_finish()
+        loss, gS, gA, gD = self._gradient(metric)
         if self.pool:
             self.pool.leave(self.step_count)
-        loss, gS, gA = self._known_gradient()
-        if metric is not None:  # H(S D): ∂H/∂S = ∂H/∂(S D) Dᵀ
-            gS = gS @ metric.T
-        self.team.sum(loss, gS, gA)
-        self._update(gS, gA)
+        self.team.sum(*(g for g in (loss, gS, gA, gD) if g is not None))
+        self._update(gS, gA, gD)
         self.loss_sum += loss
         self.loss_count += 1
         self.step_count += 1
+        self.metric_count += metric is not None
+
+    def _gradient(self, metric: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """H, ∂H/∂S, ∂H/∂A, and ∂H/∂D where this step learns D, of this rank's students.
+
+        Students in the metric read S D and X D. H(S D, X D):  ∂H/∂S = ∂H/∂(S D) Dᵀ,
+        ∂H/∂D = Sᵀ ∂H/∂(S D) + Xᵀ ∂H/∂(X D).
+        """
+        if metric is None:
+            return self._replay_finish()
+        loss, gS, gA, gX = self._replay_finish_in_metric()
+        gD = None
+        if gX is not None:
+            X = self.problem.obs[self._asked].to(gX.dtype)
+            gD = (self.S.T @ gS + torch.einsum("kbi,kbj->ij", X, gX)).to(self.dtype)
+            if len(metric) > FULL:
+                gD = torch.diag(gD.diagonal())
+        return loss, gS @ metric.T, gA, gD
 
     def _metric_now(self) -> Tensor | None:
         """The metric that the students of this step read in; a set of the pool keeps to one for life."""
         turn = self.step_count % self.pool.size if self.pool else self.step_count
         share = self.config.metric_share
-        return self._metric if math.ceil((turn + 1) * share) > math.ceil(turn * share) else None
+        return self.metric if math.ceil((turn + 1) * share) > math.ceil(turn * share) else None
 
     def _draw(self, metric: Tensor | None = None) -> tuple[int, int]:
         """Fill the outer batch; return (first, last) inner step of the window."""
@@ -180,6 +204,7 @@ class OuterLoop:
             )
             p = self.problem
             self._outer.load(k, p.obs, p.target, p.weight, indices, metric)
+            self._asked[k] = indices
         if config.meta_gradient == "kernel":
             self._directions.copy_(
                 output_directions(self.arch, keyed_generator(self.device, config.seed, t, -4))
@@ -204,23 +229,27 @@ class OuterLoop:
             dtype=self.dtype,
         )
 
-    def _finish(self) -> None:
-        """The recorded window, the outer loss and the way back: what a CUDA graph captures."""
+    def _finish(self, *, charge_obs: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """The recorded window, the outer loss and the way back: what a CUDA graph captures.
+
+        Returns H, ∂H/∂S and ∂H/∂A at the pairs as read, and with `charge_obs` ∂H/∂x (K, B, obs_dim) at the states as read.
+        """
         theta = self.inner.record(self.config.window_steps)
         if self.pool:
             self.pool.note_end()
         loss, lam = self._outer.gradient(theta)
+        gX = self._outer.obs_gradient() if charge_obs else None
         gS, gA = self.inner.meta_gradient(lam)
         K = self.config.n_students
-        self._gradient = (loss.sum() / K, gS / K, gA / K)
+        return loss.sum() / K, gS / K, gA / K, None if gX is None else gX / K
 
-    def _finish_kernel(self) -> None:
+    def _finish_kernel(self, *, charge_obs: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """The window's inner steps, then the charge by kernel regression."""
         for _ in range(self.config.window_steps):
             self.inner.advance()
         if self.pool:
             self.pool.note_end()
-        loss, gS, gA = kernel_meta_gradient(
+        loss, gS, gA, gX = kernel_meta_gradient(
             self.inner.master,
             self._S_read,
             self.A,
@@ -231,15 +260,12 @@ class OuterLoop:
             directions=self._directions,
             ridge=self.config.ridge,
             forgiving=self.problem.forgiving,
+            charge_obs=charge_obs,
         )
         K = self.config.n_students
-        self._gradient = (loss.sum() / K, gS / K, gA / K)
+        return loss.sum() / K, gS / K, gA / K, None if gX is None else gX / K
 
-    def _known_gradient(self) -> tuple[Tensor, Tensor, Tensor]:
-        assert self._gradient is not None
-        return self._gradient
-
-    def _update(self, gS: Tensor, gA: Tensor) -> None:
+    def _update(self, gS: Tensor, gA: Tensor, gD: Tensor | None = None) -> None:
         """Clip, step, project; a gradient that is not finite moves nothing and is counted."""
         config = self.config
         norm = torch.sqrt(gS.square().sum() + gA.square().sum())
@@ -259,13 +285,17 @@ class OuterLoop:
         else:
             factor = (config.outer_clip_at / divisor).clamp_max(1.0)
         anneal = self._schedule()
-        for x, g, lr, m, v in (
-            (self.S, gS, config.outer_lr_obs * anneal, self.moments[0], self.moments[1]),
-            (self.A, gA, config.outer_lr_act * anneal, self.moments[2], self.moments[3]),
-        ):
+        moved = [
+            (self.S, gS, config.outer_lr_obs * anneal, self.step_count, *self.moments[:2]),
+            (self.A, gA, config.outer_lr_act * anneal, self.step_count, *self.moments[2:4]),
+        ]
+        if gD is not None:
+            assert self.metric is not None
+            moved.append((self.metric, gD, self._metric_lr * anneal, self.metric_count, *self.moments[4:]))
+        for x, g, lr, before, m, v in moved:
             g = g * factor
             if config.outer_optimizer == "adam":
-                (b1, b2), t = config.outer_betas, self.step_count + 1
+                (b1, b2), t = config.outer_betas, before + 1
                 new_m, new_v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g.square()
                 move = (new_m / (1 - b1**t)) / ((new_v / (1 - b2**t)).sqrt() + 1e-8)
             else:
@@ -296,7 +326,7 @@ class OuterLoop:
     def held_out_loss(self) -> float:
         """H on the held-out states, of students with fixed seeds trained by the whole recipe."""
         p, recipe = self.problem, self.config.recipe
-        metric = self._metric if recipe.in_metric else None
+        metric = self.metric if recipe.in_metric else None
         S = self.S if metric is None else self.S @ metric
         theta = self.validation.train(self._theta_val, S, self.A, steps=recipe.steps)
         for k in range(self.config.validation_students):
@@ -331,7 +361,8 @@ class OuterLoop:
             "loss_sum": self.loss_sum,
             **{f"moments.{i}": m for i, m in enumerate(self.moments)},
             **({} if self.pool is None else self.pool.state()),
-            "counts": torch.tensor([self.step_count, self.loss_count]),
+            **({} if self.metric is None else {"metric": self.metric}),
+            "counts": torch.tensor([self.step_count, self.loss_count, self.metric_count]),
         }
 
     def whole_state(self) -> dict[str, Tensor]:
@@ -352,7 +383,7 @@ class OuterLoop:
                 mine.copy_(state[name][self.students.start : self.students.stop])
             elif name != "counts":
                 mine.copy_(state[name])
-        self.step_count, self.loss_count = (int(x) for x in state["counts"])
+        self.step_count, self.loss_count, self.metric_count = (int(x) for x in state["counts"])
 
 
 def _is_students(name: str, tensor: Tensor) -> bool:
@@ -367,21 +398,21 @@ class _Captured:
         self.function, self.on_gpu = function, device.type == "cuda"
         self.calls = 0
         self.graph: Any = None
+        self.result: Any = None  # where every replay leaves it
 
-    def __call__(self) -> None:
+    def __call__(self) -> Any:
         if not self.on_gpu:
-            self.function()
-            return
+            return self.function()
         if self.graph is None:
             self.calls += 1
             if self.calls <= 2:  # cuBLAS and the allocator settle before anything is captured
-                self.function()
-                return
+                return self.function()
             self.graph = torch.cuda.CUDAGraph()
             torch.cuda.synchronize()
             with torch.cuda.graph(self.graph):
-                self.function()
+                self.result = self.function()
         self.graph.replay()
+        return self.result
 
 
 def project_to_simplex(a: Tensor) -> Tensor:

@@ -36,12 +36,19 @@ _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO
 
 @dataclass(frozen=True)
 class Best:
-    """The pairs with the lowest held-out loss so far: S (n_syn, obs_dim) normalised, A (n_syn, act_dim)."""
+    """The pairs with the lowest held-out loss so far.
+
+    Attributes:
+        S, A: (n_syn, obs_dim) normalised, and (n_syn, act_dim).
+        loss, step: that loss, and the outer step it was reached at.
+        metric: D (obs_dim, obs_dim) of that step, or None.
+    """
 
     S: Tensor
     A: Tensor
     loss: float
     step: int
+    metric: Tensor | None = None
 
 
 class Run:
@@ -155,7 +162,8 @@ class Run:
         self.history.append({"step": outer.step_count, "loss": loss, "held_out_loss": held_out_loss})
         # `not >=`: a NaN first loss is replaced by any later one
         if self.best is None or not held_out_loss >= self.best.loss:
-            self.best = Best(outer.S.clone(), outer.A.clone(), held_out_loss, outer.step_count)
+            metric = None if outer.metric is None else outer.metric.clone()
+            self.best = Best(outer.S.clone(), outer.A.clone(), held_out_loss, outer.step_count, metric)
 
     def keep(self, outer: OuterLoop) -> None:
         """Write a checkpoint from which `restore` gives an unbroken run's result."""
@@ -166,6 +174,8 @@ class Run:
             return
         assert self.best is not None
         tensors = {**state, "best.S": self.best.S, "best.A": self.best.A}
+        if self.best.metric is not None:
+            tensors["best.metric"] = self.best.metric
         header = {
             "history": json.dumps(self.history),
             "best": json.dumps([self.best.loss, self.best.step]),
@@ -180,10 +190,10 @@ class Run:
             return
         device = outer.device
         outer.load_state({k: v.to(device) for k, v in self._checkpoint.items()})
-        assert self.best is not None
-        self.best = dataclasses.replace(
-            self.best, S=self._checkpoint["best.S"].to(device), A=self._checkpoint["best.A"].to(device)
-        )
+        best = self.best
+        assert best is not None
+        metric = None if best.metric is None else best.metric.to(device)
+        self.best = dataclasses.replace(best, S=best.S.to(device), A=best.A.to(device), metric=metric)
 
     # ------------------------------------------------------------------------------------- the folder
 
@@ -236,7 +246,7 @@ class Run:
             self.seconds = json.loads(header["seconds"])
             loss, step = json.loads(header["best"])
             tensors = self._checkpoint
-            self.best = Best(tensors["best.S"], tensors["best.A"], loss, step)
+            self.best = Best(tensors["best.S"], tensors["best.A"], loss, step, tensors.get("best.metric"))
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ConfigError(
                 f"The checkpoint '{path}' cannot be read ({error}). Delete it to start the distillation anew; "

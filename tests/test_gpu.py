@@ -47,7 +47,7 @@ def test_the_meta_gradient_is_the_cpus(optimizer, head):
 @pytest.mark.parametrize("meta_gradient", ["unroll", "kernel"])
 @pytest.mark.parametrize("forgiving", [0.0, 0.5])
 def test_a_captured_step_equals_an_eager_one(pool, inner, meta_gradient, forgiving):
-    """Ten steps, of which the last seven replay graphs, give the bits of ten eager ones."""
+    """Ten steps, the last of which replay graphs, are ten eager ones; those in the metric have a graph of their own."""
     config = small(
         student_pool=pool,
         inner_optimizer=inner,
@@ -59,13 +59,17 @@ def test_a_captured_step_equals_an_eager_one(pool, inner, meta_gradient, forgivi
     p, S, A = problem()
     p = dataclasses.replace(p, metric=torch.diag(torch.tensor([2.0, 1.0, 0.5, 0.1])), forgiving=forgiving)
     captured, eager = (OuterLoop(p, S, A, config, CUDA) for _ in range(2))
-    eager._replay_advance.on_gpu = eager._replay_finish.on_gpu = False
+    for replayed in (eager._replay_advance, eager._replay_finish, eager._replay_finish_in_metric):
+        replayed.on_gpu = False
     for _ in range(10):
         captured.step()
         eager.step()
     assert captured._replay_finish.graph is not None and eager._replay_finish.graph is None
+    assert captured._replay_finish_in_metric.graph is not None
     torch.testing.assert_close(captured.S, eager.S, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(captured.A, eager.A, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(captured.metric, eager.metric, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(captured.metric.cpu(), p.metric)
 
 
 @pytest.mark.parametrize("meta_gradient", ["unroll", "kernel"])

@@ -63,7 +63,7 @@ def test_its_gradient_is_the_derivative_of_its_loss(head):
     """Central differences of the summed H in every entry of S and A, in double precision."""
     arch = Architecture(3, 2, (8, 7), head)
     theta, S, A, obs, target, weight = case(arch)
-    _, gS, gA = kernel_meta_gradient(theta, S, A, obs, target, weight, **settings(arch))
+    _, gS, gA, _ = kernel_meta_gradient(theta, S, A, obs, target, weight, **settings(arch))
     eps = 1e-6
     for x, g in ((S, gS), (A, gA)):
         for i in range(x.numel()):

@@ -16,11 +16,12 @@ from minari_distill.loading import load_synset
 from minari_distill.metric import input_metric
 from minari_distill.networks import Architecture, fold_metric, forward, initialize, views
 from minari_distill.outer import OuterLoop
+from minari_distill.runs import Run
 from minari_distill.students import train_students
 from minari_distill.teachers.function_teacher import FunctionTeacher
 from tests.small_transitions import point_mass
 from tests.synsets import assert_same, make_synset
-from tests.test_outer import CPU, problem, small
+from tests.test_outer import CPU, gradients, problem, run, small
 
 
 def states(n=500, dim=4, seed=0):
@@ -96,13 +97,95 @@ def test_an_outer_step_in_the_metric_is_one_of_transformed_states(meta_gradient,
     )
     outside = OuterLoop(there, S.double() @ D, A, small(**settings, metric_share=0.0), CPU)
     torch.testing.assert_close(inside.held_out_loss(), outside.held_out_loss())
-    inside.step()
-    outside.step()
-    (h, gS, gA), (h_, gS_, gA_) = inside._known_gradient(), outside._known_gradient()
-    torch.testing.assert_close((h, gS, gA), (h_, gS_, gA_))
-    # Adam's first step moves by the sign of ∂H/∂S: that of gS Dᵀ, not of gS
-    moved = inside.S - S.double()
-    assert torch.equal(moved.sign(), -(gS @ D.T).sign())
+    h, gS, gA, _ = gradients(inside)
+    h_, gS_, gA_, none = gradients(outside)
+    assert none is None
+    torch.testing.assert_close((h, gS, gA), (h_, gS_ @ D.T, gA_))
+
+
+def learning(D, meta_gradient="kernel", **overrides):
+    """An outer loop that learns D from its first step, in float64."""
+    p, S, A = problem()
+    settings = {"meta_gradient": meta_gradient, "precision": "float64", "metric_share": 1.0, "metric_lr": 0.1}
+    config = small(**settings | overrides)
+    return OuterLoop(dataclasses.replace(p, metric=D), S, A, config, CPU)
+
+
+@pytest.mark.parametrize("forgiving", [0.0, 0.2])
+@pytest.mark.parametrize("meta_gradient", ["unroll", "kernel"])
+def test_the_metrics_gradient_is_that_of_finite_differences(meta_gradient, forgiving):
+    """∂H/∂D of two students against (H(D + εV) − H(D − εV)) / 2ε. The kernel holds students fixed: they do not train here."""
+    still = {"window": 0} if meta_gradient == "unroll" else {"inner_lr": 1e-30}
+    still |= {"metric_init": "torch", "metric_output_gain": 1.0}
+    D, V, eps = torch.eye(4).double() + 0.1 * states(4, 4, seed=5), states(4, 4, seed=6), 1e-6
+
+    def at(D):
+        loop = learning(D, meta_gradient, **still)
+        loop._outer.forgiving = forgiving
+        loop.problem = dataclasses.replace(loop.problem, forgiving=forgiving)
+        return gradients(loop)
+
+    told = (at(D)[3] * V).sum()
+    measured = (at(D + eps * V)[0] - at(D - eps * V)[0]) / (2 * eps)
+    torch.testing.assert_close(told, measured, rtol=1e-5, atol=1e-9)
+
+
+def test_the_metric_is_learnt_where_it_is_read_and_nowhere_else():
+    """It moves at the steps in the metric alone, and by nothing at all with a rate of zero; a rate is a share of its entries."""
+    D = torch.eye(4)
+    loop = learning(D, metric_share=0.5, student_pool=2)
+    loop.step()
+    first = loop.metric.clone()
+    torch.testing.assert_close((first - D).abs(), torch.full((4, 4), 0.1 * 0.5).double(), rtol=1e-3, atol=0)  # rms ½
+    loop.step()
+    assert torch.equal(loop.metric, first) and loop.metric_count == 1
+    loop.step()
+    assert not torch.equal(loop.metric, first)
+    assert torch.equal(run(learning(D, metric_lr=0.0).config, 3, learning(D, metric_lr=0.0)).metric, D.double())
+
+
+def test_a_learnt_metric_finds_what_the_targets_look_at():
+    """Story: targets of one direction in four. From the identity, D comes to stretch it the most, and the loss falls lower than without."""
+    p, S, _ = problem()
+    look = torch.tensor([0.6, 0.8, 0.0, 0.0])
+
+    def asked(x):
+        return torch.tanh(3 * torch.sin(2 * x @ look))[:, None].expand(-1, 2)
+
+    p = dataclasses.replace(p, target=asked(p.obs), held_target=asked(p.held_obs), metric=torch.eye(4))
+    losses = []
+    for rate in (0.0, 0.05):
+        config = small(
+            meta_gradient="kernel", metric_share=1.0, metric_lr=rate, inner_steps=40, window=10, outer_steps=150, n_students=1
+        )
+        loop = run(config, 150, OuterLoop(p, S, asked(S), config, CPU))
+        losses.append(loop.held_out_loss())
+    stretched = (loop.metric @ loop.metric.T).double()
+    along = look.double() @ stretched @ look.double()
+    assert along > 2 * (stretched.trace() - along) / 3
+    assert losses[1] < 0.8 * losses[0]
+
+
+def test_a_learnt_metric_is_resumed_and_kept_with_its_pairs(tmp_path):
+    """Resume equals unbroken with D, its moments and its count in it, and a synset's D is that of the step its pairs are of."""
+    whole = run(small(), 7, learning(torch.eye(4), metric_share=0.5, student_pool=2))
+    begun = run(small(), 4, learning(torch.eye(4), metric_share=0.5, student_pool=2))
+    again = learning(torch.eye(4), metric_share=0.5, student_pool=2)
+    again.load_state({k: v.clone() for k, v in begun.whole_state().items()})
+    run(small(), 3, again)
+    assert torch.equal(again.metric, whole.metric) and torch.equal(again.S, whole.S)
+
+    kept = Run(tmp_path)
+    kept.note(begun, None, 1.0)
+    at_four = begun.metric.clone()
+    run(small(), 2, begun)
+    kept.note(begun, None, 2.0)  # worse: the pairs of before stay, and so does their metric
+    kept.keep(begun)
+    assert torch.equal(kept.best.metric, at_four) and not torch.equal(begun.metric, at_four)
+    back = Run(tmp_path)
+    back._read_checkpoint()
+    back.restore(again)
+    assert torch.equal(back.best.metric, at_four) and torch.equal(again.metric, begun.metric)
 
 
 def test_half_of_the_pool_reads_in_the_metric_and_keeps_to_it():

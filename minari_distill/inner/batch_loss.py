@@ -51,7 +51,7 @@ class BatchLoss:
     ) -> None:
         """States `indices` for student k, who reads them in `metric` (obs_dim, obs_dim)."""
         asked = obs[indices]
-        self.obs[k, :, :-1].copy_(asked if metric is None else asked @ metric)
+        self.obs[k, :, :-1].copy_(asked if metric is None else asked.to(metric.dtype) @ metric)
         self.target[k].copy_(target[indices])
         self.weight[k].copy_(weight[indices]).mul_(self.scale)
 
@@ -62,6 +62,10 @@ class BatchLoss:
         H, counted = self._charge()
         self.passes.backward(self.theta, self.obs, self.target, counted, self.record, self.grad)
         return H, self.grad.flat
+
+    def obs_gradient(self) -> Tensor:
+        """∂H/∂x (K, B, obs_dim) at the states as read, of the `gradient` just taken: δ_1 W_1ᵀ."""
+        return self.record.deltas[0] @ self.theta.weights_T[0]
 
     def value(self, theta: Tensor) -> Tensor:
         """H of each student (K,)."""

@@ -56,8 +56,9 @@ def kernel_meta_gradient(
     directions: Tensor,
     ridge: float,
     forgiving: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(H, ∂H/∂S, ∂H/∂A) of K students, H (K,) each on its own B states, the gradients summed over them.
+    charge_obs: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """(H, ∂H/∂S, ∂H/∂A, ∂H/∂obs) of K students, H (K,) each on its own B states, ∂H/∂S and ∂H/∂A summed over them.
 
     Args:
         theta: (K, P) trained parameters.
@@ -68,8 +69,10 @@ def kernel_meta_gradient(
         directions: R, as `output_directions` draws it.
         ridge: λ.
         forgiving: δ of `forgiving.py`; 0 for squared errors as they are.
+        charge_obs: give ∂H/∂obs (K, B, obs_dim), at twice the work; else None stands there.
     """
-    with torch.no_grad():
+    obs = obs.detach().requires_grad_(charge_obs)
+    with torch.set_grad_enabled(charge_obs):
         there = _features(theta, obs, arch, directions)
     with torch.enable_grad():
         S, A = S.detach().requires_grad_(), A.detach().requires_grad_()
@@ -82,8 +85,8 @@ def kernel_meta_gradient(
         else:
             distance = (apply_head(z, arch.head) - target).square()
         H = (weight * distance).sum((1, 2))
-        gS, gA = torch.autograd.grad(H.sum(), (S, A))
-    return H.detach(), gS, gA
+        gS, gA, *gX = torch.autograd.grad(H.sum(), (S, A, obs) if charge_obs else (S, A))
+    return H.detach(), gS, gA, gX[0] if gX else None
 
 
 def kernel_outputs(
