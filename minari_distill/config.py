@@ -123,7 +123,7 @@ class DistillConfig:
     )
     metric_init: str = "orthogonal"  # of the students that read in the metric: their `student_init`
     metric_output_gain: float = 0.1  # and their `output_gain`
-    metric_lr: float = 1e-2  # of the outer loop: learning rate of the metric, as a share of its entries
+    metric_lr: float = 2e-2  # of the outer loop: learning rate of the metric, as a share of its entries
 
     # Meta-gradient
     meta_gradient: str = "kernel"  # "kernel": of trained students | "unroll": back through the window

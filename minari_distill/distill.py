@@ -199,10 +199,8 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
         labels = dataclasses.replace(labels, teacher_distance=distance)
         config = config.replace(objective=settled("auto", labels))
     matched = teacher is not None and find_objective(config.objective).needs_teacher
-    if not matched or transitions.obs_dim > WIDEST:
-        config = config.replace(
-            metric_share=0.0
-        )  # the metric is that of the teacher whose actions are matched
+    if transitions.obs_dim > WIDEST or not (matched or config.metric_lr):
+        config = config.replace(metric_share=0.0)
     target, weight = find_objective(config.objective)(labels, config)
 
     low, high = (
@@ -223,6 +221,9 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
     if delta:
         delta = max(delta, (action_spread(obs, labels.act, torch.from_numpy(held)) / 2) ** 0.5)
     known = taken(obs, ~held)
+    metric = None
+    if config.metric_share:  # the teacher's whose actions are matched; else it is to be learnt from nothing
+        metric = input_metric(decide, known) if matched else torch.eye(transitions.obs_dim)
     problem = Problem(
         known,
         taken(target, ~held),
@@ -233,7 +234,7 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
         low,
         high,
         discrete,
-        input_metric(decide, known) if config.metric_share else None,
+        metric,
         delta,
     )
     chosen = initial_indices(config.initializer, problem.obs, config.n_syn, generator)

@@ -276,8 +276,8 @@ def behavior_clone(
     if chosen.in_metric:
         if synset.input_metric is None:
             raise ConfigError(
-                "in_metric=True: this synset has no input metric, it was distilled without a teacher or with "
-                "metric_share=0. Give in_metric=False."
+                "in_metric=True: this synset has no input metric, it was distilled with metric_share=0, by an older release, "
+                "or from observations of more than 1024 numbers. Give in_metric=False."
             )
         metric = torch.as_tensor(synset.input_metric, device=device)
         S = S @ metric

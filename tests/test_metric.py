@@ -282,8 +282,8 @@ def test_reading_in_a_metric_that_is_not_there_is_refused():
         md.behavior_clone(plain, in_metric=True, steps=1)
 
 
-def test_a_teacher_brings_a_metric_and_the_data_alone_none():
-    """The teacher's, at states that are not held out; objectives that match the data distil and read as before."""
+def test_a_teacher_brings_a_metric_and_the_data_alone_learn_one_from_nothing():
+    """The teacher's, at states that are not held out; objectives that match the data begin with the identity, if they may learn."""
     transitions = point_mass()
     teacher = FunctionTeacher(lambda s: torch.tanh(s @ torch.tensor([[2.0, 0.0], [0.5, 0.1]])))
     posed = pose(transitions, teacher, md.make_config(n_syn=4, metric_share=0.5, objective="pbc"))
@@ -295,7 +295,9 @@ def test_a_teacher_brings_a_metric_and_the_data_alone_none():
     # a teacher that is there but not matched tells nothing of the data's actions
     for asked in (None, teacher):
         alone = pose(transitions, asked, md.make_config(n_syn=4, objective="dbc"))
-        assert alone.problem.metric is None and not alone.config.recipe.in_metric
+        assert torch.equal(alone.problem.metric, torch.eye(2)) and alone.config.recipe.in_metric
+        fixed = pose(transitions, asked, md.make_config(n_syn=4, objective="dbc", metric_lr=0.0))
+        assert fixed.problem.metric is None and not fixed.config.recipe.in_metric
     off = pose(transitions, teacher, md.make_config(n_syn=4, metric_share=0.0, objective="pbc"))
     assert off.problem.metric is None
 
