@@ -6,6 +6,8 @@ a student that reads x D instead of x sees states as far apart as the teacher's 
 gradient outer product that kernel machines and trained networks learn their features from (Radhakrishnan, Beaglehole,
 Pandit and Belkin, Science 2024); here the teacher gives it away. c leaves the states' mean square as it is. J is taken
 by central differences over a fifth of a standard deviation, which any teacher answers, one without gradients too.
+
+This D is the outer loop's first: it learns D on with the pairs (`outer.py`).
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@
     adjoint   (∂H/∂S, ∂H/∂A) over the window
     update    clip, Adam or momentum, then project A into its range
 
+Students in the input metric read S D and states x D for S and x, and D is updated with S and A.
+
 With meta_gradient="kernel", the last two of these are one: ridge regression in the tangent kernel of the
 students at T' stands for their training (inner/kernel.py).
 
