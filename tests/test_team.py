@@ -74,6 +74,8 @@ def test_two_ranks_equal_one_with_twice_the_students(tmp_path, pool):
     together = md.load_synset("me/team-v0")
     np.testing.assert_allclose(together.observations, alone.observations, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(together.actions, alone.actions, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(together.input_metric, alone.input_metric, rtol=1e-3, atol=1e-3)
+    assert not np.array_equal(alone.input_metric, np.eye(11))  # it was learnt
 
 
 def test_a_team_resumes_what_it_began(tmp_path):
