@@ -82,6 +82,9 @@ class DistillConfig:
     # What is distilled
     n_syn: int = 256  # synthetic pairs
     objective: str = "auto"  # "auto" | "dbc" | "robust_dbc" | "pbc" | "av_pbc", or your own (objectives.py)
+    clone_steps: int = (
+        6000  # gradient steps of the clone of all data that "robust_dbc" matches; 0 = the data as they are
+    )
     initializer: str = "relabelled"  # "random" | "relabelled" | "kmeans"
 
     # Teacher (the paper's Cal-QL with CORL's defaults; Nakamoto et al., 2023)
@@ -187,6 +190,7 @@ class DistillConfig:
                 raise ConfigError(
                     f"{name}={getattr(self, name)} must be at least 0 (0: nothing is pushed down)."
                 )
+        _at_least("clone_steps", self.clone_steps, 0)
         _at_least("student_pool", self.student_pool, 0)
         _at_least("pool_life", self.pool_life, 0)
         _at_least("student_widening", self.student_widening, 1)

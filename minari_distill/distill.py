@@ -21,13 +21,15 @@ import numpy as np
 import torch
 
 from minari_distill import __version__
+from minari_distill.clone import Clone, clone_data
 from minari_distill.config import DistillConfig, make_config
 from minari_distill.devices import resolve_device, resolve_precision
+from minari_distill.draws import keyed_generator
 from minari_distill.errors import DatasetError
 from minari_distill.initializers import initial_indices
 from minari_distill.labelling import label
 from minari_distill.metric import WIDEST, input_metric
-from minari_distill.objectives import find_objective, settled
+from minari_distill.objectives import Labels, find_objective, settled
 from minari_distill.outer import OuterLoop, Problem
 from minari_distill.progress import Progress, Report, duration, to_stderr
 from minari_distill.runs import Run
@@ -127,7 +129,7 @@ def distill(
         chosen = None if given is None else given.to(device)
         teacher_seconds = time.perf_counter() - started
 
-        posed = pose(transitions, chosen, settings)
+        posed = pose(transitions, chosen, settings, say)
         settings, units = posed.config, posed.units
         if posed.teacher_distance is not None and settings.objective != "av_pbc":
             say(_OUTSIDE.format(distance=posed.teacher_distance))
@@ -186,8 +188,13 @@ class Posed:
     teacher_distance: float | None
 
 
-def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfig) -> Posed:
-    """The problem in normalised numbers, and the initial pairs."""
+def pose(
+    transitions: Transitions,
+    teacher: Teacher | None,
+    config: DistillConfig,
+    say: Callable[[str], None] = lambda _: None,
+) -> Posed:
+    """The problem in normalised numbers, and the initial pairs; `say` hears of what takes a while."""
     units, room = transitions.units(), transitions.room
     generator = torch.Generator().manual_seed(config.seed)
     held = _held_out(transitions, config, generator)
@@ -198,10 +205,15 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
         distance = teacher_distance(obs, labels.act, labels.teacher_act, torch.from_numpy(held))
         labels = dataclasses.replace(labels, teacher_distance=distance)
         config = config.replace(objective=settled("auto", labels))
-    matched = teacher is not None and find_objective(config.objective).needs_teacher
-    if transitions.obs_dim > WIDEST or not (matched or config.metric_lr):
+    objective, discrete = find_objective(config.objective), transitions.action_codec.is_discrete
+    clone = None
+    if objective.needs_clone and config.clone_steps:
+        say("First the data's own actions are cloned, for robust_dbc: a minute or two on a CPU core.")
+        clone, labels = _clone(transitions, labels, held, config)
+    matched = teacher is not None and objective.needs_teacher
+    if transitions.obs_dim > WIDEST or not (matched or clone or config.metric_lr):
         config = config.replace(metric_share=0.0)
-    target, weight = find_objective(config.objective)(labels, config)
+    target, weight = objective(labels, config)
 
     low, high = (
         torch.as_tensor((b - transitions.observation_mean) / transitions.observation_std).float()
@@ -216,14 +228,14 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
         raw = units.denormalise(x).float().to(resolve_device(config.device))
         return units.scale(teacher.policy(raw).cpu())
 
-    discrete = transitions.action_codec.is_discrete
-    delta = 0.0 if discrete else find_objective(config.objective).forgiving
+    delta = 0.0 if discrete else objective.forgiving
     if delta:
-        delta = max(delta, (action_spread(obs, labels.act, torch.from_numpy(held)) / 2) ** 0.5)
+        delta = max(delta, (action_spread(obs, target, torch.from_numpy(held)) / 2) ** 0.5)
     known = taken(obs, ~held)
     metric = None
-    if config.metric_share:  # the teacher's whose actions are matched; else it is to be learnt from nothing
-        metric = input_metric(decide, known) if matched else torch.eye(transitions.obs_dim)
+    if config.metric_share:  # of what is matched, if that can be asked; else it is to be learnt from nothing
+        asked = clone or (decide if matched else None)
+        metric = input_metric(asked, known) if asked else torch.eye(transitions.obs_dim)
     problem = Problem(
         known,
         taken(target, ~held),
@@ -243,6 +255,25 @@ def pose(transitions: Transitions, teacher: Teacher | None, config: DistillConfi
         A = labels.act[np.flatnonzero(~held)[chosen]]
     S, A = problem.obs[chosen].clone(), A if discrete else A.clamp(-1, 1)
     return Posed(units, problem, S, A, config, labels.teacher_distance)
+
+
+def _clone(
+    transitions: Transitions, labels: Labels, held: np.ndarray, config: DistillConfig
+) -> tuple[Clone, Labels]:
+    """A clone of the data that are not held out, and the labels with what it does in every state."""
+    obs, device = labels.obs, resolve_device(config.device)
+    assert obs is not None
+    clone = clone_data(
+        obs,
+        labels.act,
+        torch.from_numpy(~held),
+        discrete=transitions.action_codec.is_discrete,
+        steps=config.clone_steps,
+        generator=keyed_generator(device, config.seed, -5),
+    )
+    shape = tuple(labels.act.shape[1:])
+    done = transitions.room.filled(len(obs), shape, "float32", lambda rows: clone(obs[rows]).numpy())
+    return clone, dataclasses.replace(labels, clone_act=torch.from_numpy(done))
 
 
 def how_long(transitions: Transitions, config: DistillConfig, *, learning: bool) -> str:

@@ -25,6 +25,7 @@ from minari_distill.spaces import SpaceCodec
 from minari_distill.synset import Synset
 
 _UNNAMED = {
+    "clone_steps": 0,
     "student_widening": 1,
     "student_length": 1.0,
     "metric_share": 0.0,

@@ -7,7 +7,7 @@ A student π_θ, trained on the synset, is charged on states s of the dataset D 
 with d the mean squared error over action dimensions, or the cross-entropy for discrete actions.
 
     DBC      y = the dataset's own action,   w = 1
-    robust   the same, and errors far beyond δ are given up (`inner/forgiving.py`)
+    robust   y = b(s), what a clone of all data does (`clone.py`), and errors far beyond δ are given up (`inner/forgiving.py`)
     PBC      y = π*(s),                      w = 1
     Av-PBC   y = π*(s),                      w = q(s, π*(s))                                        (2)
     auto     Av-PBC, unless the data do not show what the teacher does (ρ > 2, `support.py`): then robust DBC
@@ -37,6 +37,7 @@ class Labels:
         teacher_q: (N,) q(s, π*(s)), a discounted raw return; None where no q was asked.
         obs: (N, obs_dim) the normalised states.
         teacher_distance: ρ of `support.py`; None where nobody asked.
+        clone_act: (N, act_dim) b(s) of `clone.py`, likewise; None where no clone was asked.
     """
 
     act: Tensor
@@ -44,6 +45,7 @@ class Labels:
     teacher_q: Tensor | None = None
     obs: Tensor | None = None
     teacher_distance: float | None = None
+    clone_act: Tensor | None = None
 
 
 FARTHEST = 2.0
@@ -61,9 +63,10 @@ class Objective:
         rule: Returns targets y (N, act_dim) in [−1, 1] (probabilities if discrete) and weights w (N, 1).
         needs_teacher: Whether it reads `labels.teacher_act`.
         needs_q: Whether it reads `labels.teacher_q`.
-        forgiving: Least δ of `inner/forgiving.py`, errors far beyond which are given up; where the data's own actions
+        forgiving: Least δ of `inner/forgiving.py`, errors far beyond which are given up; where the targets
             are spread out (`support.py`), δ² is half of their spread. 0: squared errors as they are. Discrete actions,
             whose distance is the cross-entropy, are never forgiven.
+        needs_clone: Whether it reads `labels.clone_act`.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Objective:
     needs_teacher: bool = True
     needs_q: bool = False
     forgiving: float = 0.0
+    needs_clone: bool = False
 
     def __call__(self, labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
         """Targets (N, act_dim) and weights (N, 1).
@@ -97,7 +101,12 @@ OBJECTIVES: dict[str, Objective] = {}
 
 
 def objective(
-    name: str, *, needs_teacher: bool = True, needs_q: bool = False, forgiving: float = 0.0
+    name: str,
+    *,
+    needs_teacher: bool = True,
+    needs_q: bool = False,
+    forgiving: float = 0.0,
+    needs_clone: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Decorator: `DistillConfig(objective=name)` now means this rule.
 
@@ -117,7 +126,7 @@ def objective(
             raise ConfigError(
                 f"objective={name!r} is taken by {'.'.join(_place(before.rule))}. Choose another name."
             )
-        OBJECTIVES[name] = Objective(name, rule, needs_teacher or needs_q, needs_q, forgiving)
+        OBJECTIVES[name] = Objective(name, rule, needs_teacher or needs_q, needs_q, forgiving, needs_clone)
         return rule
 
     return enter
@@ -152,10 +161,14 @@ def dbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     return labels.act, torch.ones_like(labels.act[:, :1])
 
 
-@objective("robust_dbc", needs_teacher=False, forgiving=0.2)
+@objective("robust_dbc", needs_teacher=False, forgiving=0.2, needs_clone=True)
 def robust_dbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
-    """DBC that follows the behaviours that the pairs can tell, and gives up on the others. Returns y and w as `dbc`."""
-    return dbc(labels, config)
+    """DBC that follows the behaviours that the pairs can tell, and gives up on the others.
+
+    Returns y (N, act_dim), the actions of a clone of all data or, without one (`clone_steps=0`), the data's own; and w as `dbc`.
+    """
+    y = labels.act if labels.clone_act is None else labels.clone_act
+    return y, torch.ones_like(y[:, :1])
 
 
 @objective("pbc")

@@ -271,7 +271,7 @@ class OuterLoop:
         """Clip, step, project; a gradient that is not finite moves nothing and is counted."""
         config = self.config
         norm = torch.sqrt(gS.square().sum() + gA.square().sum())
-        ok = torch.isfinite(norm)
+        ok = torch.isfinite(norm) if gD is None else torch.isfinite(norm) & torch.isfinite(gD).all()
         divisor = norm.clamp_min(torch.finfo(self.dtype).tiny)  # a batch of zero weights has no gradient
         self.skipped += ~ok
         self.in_a_row.copy_(torch.where(ok, 0, self.in_a_row + 1))
@@ -287,13 +287,14 @@ class OuterLoop:
         else:
             factor = (config.outer_clip_at / divisor).clamp_max(1.0)
         anneal = self._schedule()
-        moved = [
-            (self.S, gS, config.outer_lr_obs * anneal, self.step_count, *self.moments[:2]),
-            (self.A, gA, config.outer_lr_act * anneal, self.step_count, *self.moments[2:4]),
+        moved: list[tuple[Tensor, Tensor, float, int, Tensor, Tensor]] = [
+            (self.S, gS, config.outer_lr_obs * anneal, self.step_count, self.moments[0], self.moments[1]),
+            (self.A, gA, config.outer_lr_act * anneal, self.step_count, self.moments[2], self.moments[3]),
         ]
         if gD is not None:
             assert self.metric is not None
-            moved.append((self.metric, gD, self._metric_lr * anneal, self.metric_count, *self.moments[4:]))
+            lr_D, (m_D, v_D) = self._metric_lr * anneal, self.moments[4:]
+            moved.append((self.metric, gD, lr_D, self.metric_count, m_D, v_D))
         for x, g, lr, before, m, v in moved:
             g = g * factor
             if config.outer_optimizer == "adam":

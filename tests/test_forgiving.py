@@ -115,16 +115,18 @@ def test_delta_follows_the_spread_of_the_actions(monkeypatch: pytest.MonkeyPatch
     def wide(labels, config):
         return narrow(labels, config)
 
-    def posed(name, **kind):
-        config = make_config(n_syn=8, objective=name, precision="float32")
+    def posed(name, clone_steps=0, **kind):
+        config = make_config(n_syn=8, objective=name, precision="float32", clone_steps=clone_steps)
         return pose(point_mass(**kind), None, config).problem
 
     spread = 2 * posed("narrow").forgiving ** 2
     assert 0.02 < spread < 0.2  # actions of [−2, 2] with noise of 0.3 and differing skill, in [−1, 1]
     assert posed("wide").forgiving == 0.7
-    assert posed("robust_dbc").forgiving == max(0.2, math.sqrt(spread / 2))
-    assert posed("dbc").forgiving == 0.0 and torch.equal(posed("dbc").target, posed("robust_dbc").target)
-    assert posed("robust_dbc", discrete=True).forgiving == 0.0
+    assert posed("robust_dbc", clone_steps=0).forgiving == max(0.2, math.sqrt(spread / 2))
+    assert posed("robust_dbc", clone_steps=50).forgiving == 0.2  # the clone's actions have no noise
+    assert posed("dbc").forgiving == 0.0
+    assert torch.equal(posed("dbc").target, posed("robust_dbc", clone_steps=0).target)
+    assert posed("robust_dbc", discrete=True, clone_steps=1).forgiving == 0.0
 
 
 def test_the_spread_of_actions():

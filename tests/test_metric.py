@@ -136,12 +136,16 @@ def test_the_metric_is_learnt_where_it_is_read_and_nowhere_else():
     loop = learning(D, metric_share=0.5, student_pool=2)
     loop.step()
     first = loop.metric.clone()
-    torch.testing.assert_close((first - D).abs(), torch.full((4, 4), 0.1 * 0.5).double(), rtol=1e-3, atol=0)  # rms ½
+    torch.testing.assert_close(
+        (first - D).abs(), torch.full((4, 4), 0.1 * 0.5).double(), rtol=1e-3, atol=0
+    )  # rms ½
     loop.step()
     assert torch.equal(loop.metric, first) and loop.metric_count == 1
     loop.step()
     assert not torch.equal(loop.metric, first)
-    assert torch.equal(run(learning(D, metric_lr=0.0).config, 3, learning(D, metric_lr=0.0)).metric, D.double())
+    assert torch.equal(
+        run(learning(D, metric_lr=0.0).config, 3, learning(D, metric_lr=0.0)).metric, D.double()
+    )
 
 
 def test_a_learnt_metric_finds_what_the_targets_look_at():
@@ -156,7 +160,13 @@ def test_a_learnt_metric_finds_what_the_targets_look_at():
     losses = []
     for rate in (0.0, 0.05):
         config = small(
-            meta_gradient="kernel", metric_share=1.0, metric_lr=rate, inner_steps=40, window=10, outer_steps=150, n_students=1
+            meta_gradient="kernel",
+            metric_share=1.0,
+            metric_lr=rate,
+            inner_steps=40,
+            window=10,
+            outer_steps=150,
+            n_students=1,
         )
         loop = run(config, 150, OuterLoop(p, S, asked(S), config, CPU))
         losses.append(loop.held_out_loss())

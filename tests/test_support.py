@@ -16,7 +16,15 @@ from minari_distill.teachers import Teacher
 from minari_distill.transitions import EMBEDDED_ID
 from tests.small_transitions import point_mass
 
-TINY = {"n_syn": 8, "hidden_width": 8, "inner_steps": 4, "window": 2, "outer_steps": 2, "outer_batch": 16}
+TINY = {
+    "n_syn": 8,
+    "hidden_width": 8,
+    "inner_steps": 4,
+    "window": 2,
+    "outer_steps": 2,
+    "outer_batch": 16,
+    "clone_steps": 20,
+}
 
 
 def behaviour(spread, n=6000, seed=0):
@@ -68,7 +76,7 @@ def test_a_problem_is_posed_with_the_objective_chosen(gain, chosen):
         return (gain * obs).clamp(-2, 2)
 
     agent = Teacher.from_callable(act, q=lambda obs, act: 5 - obs.square().sum(1), obs_dim=2, act_dim=2)
-    config = make_config(n_syn=8, precision="float32")
+    config = make_config(n_syn=8, precision="float32", clone_steps=20)
     auto = pose(transitions, agent, config)
     itself = pose(transitions, agent, config.replace(objective=chosen))
     assert auto.config == itself.config and auto.config.objective == chosen
