@@ -9,6 +9,8 @@ state tells which of several it is; and unlike a table of actions it has slopes,
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ _NETWORKS = 3
 _HIDDEN = (256, 256)
 _BATCH = 512
 _LR = 1e-3  # falls to zero by a cosine: the last steps average the noise of the actions away
+_PASSES = 20  # over the data at most: a small dataset's noise would be learnt by heart
 _CHUNK = 8192  # states asked at once
 
 
@@ -49,12 +52,13 @@ def clone_data(
         obs, act: (N, obs_dim) normalised states and (N, act_dim) actions in [−1, 1], or probabilities; on the CPU.
         known: (N,) bool, the states that may be learnt from.
         discrete: Whether actions are probabilities.
-        steps: Gradient steps.
+        steps: Gradient steps, at most; no more than 20 passes over the data take.
         generator: Of the initial parameters and the minibatches; the networks are trained where it is.
     """
     arch = Architecture(obs.shape[1], act.shape[1], _HIDDEN, "softmax" if discrete else "tanh")
     theta = initialize(arch, _NETWORKS, scheme="torch", generator=generator).requires_grad_()
     rows = known.nonzero()[:, 0]
+    steps = min(steps, math.ceil(_PASSES * len(rows) / _BATCH))
     optimizer = torch.optim.Adam([theta], _LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     for _ in range(steps):

@@ -82,9 +82,7 @@ class DistillConfig:
     # What is distilled
     n_syn: int = 256  # synthetic pairs
     objective: str = "auto"  # "auto" | "dbc" | "robust_dbc" | "pbc" | "av_pbc", or your own (objectives.py)
-    clone_steps: int = (
-        6000  # gradient steps of the clone of all data that "robust_dbc" matches; 0 = the data as they are
-    )
+    clone_steps: int = 6000  # at most, of the clone that "robust_dbc" matches; 0 = the data as they are
     initializer: str = "relabelled"  # "random" | "relabelled" | "kmeans"
 
     # Teacher (the paper's Cal-QL with CORL's defaults; Nakamoto et al., 2023)
