@@ -40,6 +40,7 @@ TINY = {
     "window": 4,
     "outer_batch": 32,
     "outer_steps": 6,
+    "clone_steps": 20,
     "validate_every": 2,
     "checkpoint_every": 2,
 }

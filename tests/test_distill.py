@@ -27,6 +27,7 @@ TINY = {
     "window": 5,
     "outer_batch": 64,
     "outer_steps": 12,
+    "clone_steps": 20,
     "validate_every": 4,
     "checkpoint_every": 4,
     "precision": "float32",
