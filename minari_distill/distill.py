@@ -208,7 +208,7 @@ def pose(
     objective, discrete = find_objective(config.objective), transitions.action_codec.is_discrete
     clone = None
     if objective.needs_clone and config.clone_steps:
-        say("First the data's own actions are cloned, for robust_dbc: a minute or two on a CPU core.")
+        say("First the data's own actions are cloned, for robust_dbc: two minutes at most on a CPU core.")
         clone, labels = _clone(transitions, labels, held, config)
     matched = teacher is not None and objective.needs_teacher
     if transitions.obs_dim > WIDEST or not (matched or clone or config.metric_lr):
