@@ -17,6 +17,7 @@ from minari_distill.benchmark.cli import benchmark
 from minari_distill.doctor import doctor
 from minari_distill.export_cli import export
 from minari_distill.show.cli import show
+from minari_distill.students import resolve_recipe
 from minari_distill.targets import refuse_existing
 from minari_distill.team import joined
 from minari_distill.tensorboard import curves
@@ -78,7 +79,7 @@ def distill(
     ] = None,
     n_syn: Annotated[int | None, typer.Option(help="Number of synthetic pairs.")] = None,
     preset: Annotated[
-        str, typer.Option(help="default, quick or paper.", autocompletion=completion.presets)
+        str, typer.Option(help="default, infinite, quick or paper.", autocompletion=completion.presets)
     ] = "default",
     objective: Annotated[
         str | None, typer.Option(help="auto, dbc, pbc or av_pbc.", autocompletion=completion.objectives)
@@ -167,7 +168,12 @@ def evaluate(
             help="recipe (the synset's own) or general (untuned).", autocompletion=completion.recipes
         ),
     ] = "recipe",
-    students: Annotated[int, typer.Option(help="Students to train.")] = 5,
+    students: Annotated[
+        int,
+        typer.Option(
+            help="Students to train; those of infinite width are one, rolled out for all their episodes."
+        ),
+    ] = 5,
     episodes: Annotated[int, typer.Option(help="Episodes a student.")] = 10,
     ensemble: Annotated[int, typer.Option(help="Students in one averaging policy; 1 = none.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the students; episodes start from 1000 × seed.")] = 0,
@@ -179,6 +185,8 @@ def evaluate(
     """
     with one_line_errors(as_json), reporter(quiet=as_json) as report:
         loaded = md.load_synset(synset)
+        if resolve_recipe(loaded.recipe, recipe, {}).infinite:  # its students are all the same one
+            students, episodes, ensemble = 1, students * episodes, 1
         policies = [
             md.behavior_clone(loaded, recipe=recipe, n_policies=ensemble, seed=1000 * seed + k)
             for k in range(students)

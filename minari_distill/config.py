@@ -51,6 +51,8 @@ class StudentRecipe:
     weight_decay: float = 0.0  # of every optimiser
     steps: int = 1000  # full-batch steps
     in_metric: bool = False  # reads observations in the synset's input metric (metric.py)
+    infinite: bool = False  # of infinite width, in closed form (infinite.py): no optimiser, no steps
+    ridge: float = 1e-2  # of such a student: λ, as a share of its kernel's mean diagonal
 
     def __post_init__(self) -> None:
         _one_of("head", self.head, ("tanh", "linear", "softmax"))
@@ -60,12 +62,27 @@ class StudentRecipe:
         _at_least("hidden_width", self.hidden_width, 1)
         _at_least("steps", self.steps, 1)
         _positive("lr", self.lr)
+        _positive("ridge", self.ridge)
+        if self.infinite and self.residual:
+            raise ConfigError("infinite=True has no residual=True: give one of the two.")
         object.__setattr__(self, "betas", tuple(self.betas))  # JSON knows only lists
+
+    @property
+    def told(self) -> str:
+        """The recipe in one line, for people."""
+        read = ", reading in the input metric" if self.in_metric else ""
+        if self.infinite:
+            return f"infinite width, {self.hidden_layers} hidden layers, {self.head} head, in closed form with ridge {self.ridge:g}{read}"
+        layers = f"{self.hidden_layers} hidden layers of {self.hidden_width}, {self.head} head"
+        return f"{layers}, {self.steps} steps of {self.optimizer} at {self.lr:g}{read}"
 
     def replace(self, **changes: Any) -> StudentRecipe:
         """The same recipe with some fields changed; an unknown name is answered with the nearest one."""
         return _replace(self, changes)
 
+
+INFINITE_FIELDS = {"infinite", "hidden_layers", "head", "in_metric", "ridge"}
+"""All that tells a student of infinite width; the other fields are of networks."""
 
 GENERAL_RECIPE = StudentRecipe(init="torch")
 """A plain student that nothing was tuned for: PyTorch's default initialisation, Adam 1e-3, 1000 steps."""
@@ -75,7 +92,7 @@ GENERAL_RECIPE = StudentRecipe(init="torch")
 class DistillConfig:
     """Every setting of a distillation, frozen and flat; a synset's metadata stores it whole."""
 
-    preset: str = "default"  # "default" | "quick" | "paper"
+    preset: str = "default"  # "default" | "infinite" | "quick" | "paper"
     seed: int = 0  # of every draw: same seed, same synset, on one device
     device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:1" …
 
@@ -124,11 +141,12 @@ class DistillConfig:
     )
     metric_init: str = "orthogonal"  # of the students that read in the metric: their `student_init`
     metric_output_gain: float = 0.1  # and their `output_gain`
+    infinite_width: bool = False  # these, and the recipe's, are of infinite width (infinite.py)
     metric_lr: float = 2e-2  # of the outer loop: learning rate of the metric, as a share of its entries
 
     # Meta-gradient
     meta_gradient: str = "kernel"  # "kernel": of trained students | "unroll": back through the window
-    ridge: float = 1e-2  # "kernel": λ, as a share of the kernel's mean diagonal
+    ridge: float = 1e-2  # "kernel", and at infinite width: λ, as a share of the kernel's mean diagonal
 
     # Outer loop
     outer_steps: int = 2000  # updates of the synset
@@ -221,7 +239,11 @@ class DistillConfig:
     def metric_recipe(self) -> StudentRecipe:
         """What those of the inner loop's students follow that read in the input metric."""
         return self.inner_recipe.replace(
-            init=self.metric_init, output_gain=self.metric_output_gain, in_metric=True
+            init=self.metric_init,
+            output_gain=self.metric_output_gain,
+            in_metric=True,
+            infinite=self.infinite_width,
+            ridge=self.ridge,
         )
 
     @property
@@ -275,6 +297,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "outer_lr_obs": 2e-2,
         "outer_batch": 2048,
     },
+    # The recipe's students of infinite width, and no others: in two minutes pairs that those read nearly as well as
+    # the teacher acts, and networks badly (docs/results.md).
+    "infinite": {"infinite_width": True, "metric_share": 1.0, "student_pool": 0},
     # The paper's procedure (arXiv 2410.22728, section 5 and appendix), so that numbers compare.
     "paper": {
         "objective": "av_pbc",
@@ -314,7 +339,7 @@ def make_config(preset: str = "default", **overrides: Any) -> DistillConfig:
     'filtered_bc'
 
     Args:
-        preset: "default", "quick" or "paper".
+        preset: "default", "infinite", "quick" or "paper".
         **overrides: Any field of `DistillConfig`.
 
     Returns:

@@ -30,6 +30,7 @@ _UNNAMED = {
     "student_length": 1.0,
     "metric_share": 0.0,
     "metric_lr": 0.0,
+    "infinite_width": False,
     "metric_init": "torch",
     "metric_output_gain": 1.0,
 }  # what a synset older than these settings was made with

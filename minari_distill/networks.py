@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from minari_distill.config import StudentRecipe
+from minari_distill.infinite import parts, tangent_kernel
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class Architecture:
     hidden: tuple[int, ...]
     head: str = "tanh"
     residual: bool = False
+    infinite: bool = False  # `hidden` counts layers alone; parameters are those of `infinite.py`
 
     @classmethod
     def of(cls, recipe: StudentRecipe, obs_dim: int, act_dim: int) -> Architecture:
         """The architecture that `recipe` asks for."""
-        return cls(
-            obs_dim, act_dim, (recipe.hidden_width,) * recipe.hidden_layers, recipe.head, recipe.residual
-        )
+        hidden = (recipe.hidden_width,) * recipe.hidden_layers
+        return cls(obs_dim, act_dim, hidden, recipe.head, recipe.residual, recipe.infinite)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -105,6 +106,10 @@ def forward(theta: Tensor, obs: Tensor, arch: Architecture, *, logits: bool = Fa
 
     With `logits=True`, what goes into the head. Differentiable by autograd.
     """
+    if arch.infinite:
+        D, there, c = parts(theta, arch.obs_dim, arch.act_dim)
+        z = tangent_kernel(obs @ D, there, len(arch.hidden)) @ c
+        return z if logits else apply_head(z, arch.head)
     weights, biases = views(theta, arch)
     h = obs if obs.dim() == 3 else obs.expand(theta.shape[0], *obs.shape)
     for l, (W, b) in enumerate(zip(weights[:-1], biases[:-1], strict=True)):
@@ -115,8 +120,12 @@ def forward(theta: Tensor, obs: Tensor, arch: Architecture, *, logits: bool = Fa
 
 
 def fold_metric(theta: Tensor, metric: Tensor, arch: Architecture) -> Tensor:
-    """Parameters (K, P) that do at x what `theta` does at x D: the first layer's weights become D W_1."""
+    """Parameters (K, P) that do at x what `theta` does at x D: the first layer's weights become D W_1 (the metric of an infinite student, D times it)."""
     folded = theta.clone()
+    if arch.infinite:
+        reads = parts(folded, arch.obs_dim, arch.act_dim)[0]
+        reads.copy_(metric @ reads)
+        return folded
     first = views(folded, arch)[0][0]
     first.copy_(metric @ first)
     return folded

@@ -33,9 +33,15 @@ from torch import Tensor
 from minari_distill.config import DistillConfig
 from minari_distill.draws import fresh_students, keyed_generator
 from minari_distill.errors import Diverged
+from minari_distill.infinite import regress, tangent_kernel
 from minari_distill.inner import InnerLoop
 from minari_distill.inner.batch_loss import BatchLoss
-from minari_distill.inner.kernel import kernel_meta_gradient, output_directions
+from minari_distill.inner.kernel import (
+    distances,
+    infinite_meta_gradient,
+    kernel_meta_gradient,
+    output_directions,
+)
 from minari_distill.inner.pool import StudentPool
 from minari_distill.metric import FULL
 from minari_distill.networks import Architecture
@@ -106,8 +112,6 @@ class OuterLoop:
             memory_budget=config.memory_budget_gb * 1e9,
             **sizes,
         )
-        self.validation = InnerLoop(config.recipe, n_students=config.validation_students, **sizes)
-
         K, B = len(self.students), config.outer_batch
         where: dict[str, Any] = {"dtype": dtype, "device": device}
         exact = "float64" if config.precision == "float64" else "float32"
@@ -115,26 +119,29 @@ class OuterLoop:
         kind: dict[str, Any] = {"device": device, "forgiving": problem.forgiving}
         self._outer = BatchLoss(self.arch, K, B, precision=charged_in, **kind)
         held = min(len(problem.held_obs), _VALIDATION_STATES)
-        judged = self.validation.arch
-        self._held = BatchLoss(judged, config.validation_students, held, precision=exact, **kind)
         self._held_indices = torch.randperm(
             len(problem.held_obs), generator=keyed_generator(torch.device("cpu"), config.seed, -2)
         )[:held].to(device)
-        self._theta_val = fresh_students(
-            judged,
-            config.recipe,
-            config.seed,
-            -1,
-            range(config.validation_students),
-            device=device,
-            dtype=dtype,
-        )
+        if not config.recipe.infinite:
+            self.validation = InnerLoop(config.recipe, n_students=config.validation_students, **sizes)
+            judged = self.validation.arch
+            self._held = BatchLoss(judged, config.validation_students, held, precision=exact, **kind)
+            self._theta_val = fresh_students(
+                judged,
+                config.recipe,
+                config.seed,
+                -1,
+                range(config.validation_students),
+                device=device,
+                dtype=dtype,
+            )
         self.pool = StudentPool(config, self.inner) if config.student_pool else None
         self._asked = torch.zeros(K, B, dtype=torch.int64, device=device)  # the outer batch, as indices
         self._replay_advance = _Captured(self.inner.advance, device)
         finish = self._finish_kernel if config.meta_gradient == "kernel" else self._finish
         self._replay_finish = _Captured(partial(finish, charge_obs=False), device)
-        self._replay_finish_in_metric = _Captured(partial(finish, charge_obs=config.metric_lr > 0), device)
+        in_metric = self._finish_infinite if config.infinite_width else finish
+        self._replay_finish_in_metric = _Captured(partial(in_metric, charge_obs=config.metric_lr > 0), device)
         self._directions = output_directions(self.arch, keyed_generator(device, config.seed, -3)).to(dtype)
 
         self.step_count = 0
@@ -158,13 +165,15 @@ class OuterLoop:
         metric = self._metric_now()
         start, _ = self._draw(metric)
         self._S_read.copy_(self.S if metric is None else self.S @ metric)
-        self.inner.feed(self._S_read, self.A)
-        if not (self.pool and self.pool.resume(self.step_count)):
-            self.inner.start(self._fresh_students(metric))
-        for _ in range(start):
-            self._replay_advance()
+        trained = metric is None or not self.config.metric_recipe.infinite
+        if trained:
+            self.inner.feed(self._S_read, self.A)
+            if not (self.pool and self.pool.resume(self.step_count)):
+                self.inner.start(self._fresh_students(metric))
+            for _ in range(start):
+                self._replay_advance()
         loss, gS, gA, gD = self._gradient(metric)
-        if self.pool:
+        if self.pool and trained:
             self.pool.leave(self.step_count)
         self.team.sum(*(g for g in (loss, gS, gA, gD) if g is not None))
         self._update(gS, gA, gD)
@@ -267,6 +276,24 @@ class OuterLoop:
         K = self.config.n_students
         return loss.sum() / K, gS / K, gA / K, None if gX is None else gX / K
 
+    def _finish_infinite(self, *, charge_obs: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """The charge of students of infinite width, which need no training."""
+        recipe = self.config.metric_recipe
+        loss, gS, gA, gX = infinite_meta_gradient(
+            self._S_read,
+            self.A,
+            self._outer.obs[..., :-1].to(self.dtype),
+            self._outer.target,
+            self._outer.weight,
+            layers=recipe.hidden_layers,
+            head=recipe.head,
+            ridge=recipe.ridge,
+            forgiving=self.problem.forgiving,
+            charge_obs=charge_obs,
+        )
+        K = self.config.n_students
+        return loss.sum() / K, gS / K, gA / K, None if gX is None else gX / K
+
     def _update(self, gS: Tensor, gA: Tensor, gD: Tensor | None = None) -> None:
         """Clip, step, project; a gradient that is not finite moves nothing and is counted."""
         config = self.config
@@ -331,6 +358,13 @@ class OuterLoop:
         p, recipe = self.problem, self.config.recipe
         metric = self.metric if recipe.in_metric else None
         S = self.S if metric is None else self.S @ metric
+        if recipe.infinite:
+            asked = self._held_indices
+            x, y = p.held_obs[asked].to(self.dtype), p.held_target[asked]
+            c = regress(S, self.A, layers=recipe.hidden_layers, head=recipe.head, ridge=recipe.ridge)
+            z = tangent_kernel(x if metric is None else x @ metric, S, recipe.hidden_layers) @ c
+            weighted = p.held_weight[asked] * distances(z, y, recipe.head, p.forgiving)
+            return (weighted.sum() / len(y) / (1 if recipe.head == "softmax" else y.shape[1])).item()
         theta = self.validation.train(self._theta_val, S, self.A, steps=recipe.steps)
         for k in range(self.config.validation_students):
             self._held.load(k, p.held_obs, p.held_target, p.held_weight, self._held_indices, metric)

@@ -21,9 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minari_distill.config import GENERAL_RECIPE, StudentRecipe
+from minari_distill.config import GENERAL_RECIPE, INFINITE_FIELDS, StudentRecipe
 from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
+from minari_distill.infinite import parameters, regress
 from minari_distill.inner.loop import InnerLoop
 from minari_distill.networks import Architecture, apply_head, fold_metric, forward, initialize
 from minari_distill.policy_module import to_onnx, to_torchscript
@@ -44,6 +45,9 @@ def train_students(
         generator: draws the initial parameters; on the device of S.
     """
     arch = Architecture.of(recipe, S.shape[1], A.shape[1])
+    if recipe.infinite:
+        c = regress(S, A, layers=recipe.hidden_layers, head=recipe.head, ridge=recipe.ridge)
+        return parameters(S, c).repeat(n_students, 1)
     theta = initialize(
         arch,
         n_students,
@@ -104,7 +108,13 @@ def resolve_recipe(
         chosen = GENERAL_RECIPE.replace(head="softmax") if own.head == "softmax" else GENERAL_RECIPE
     else:
         raise ConfigError(f"recipe={recipe!r} is unknown. Give 'recipe', 'general' or a StudentRecipe.")
-    return chosen.replace(**changes)
+    chosen = chosen.replace(**changes)
+    meaningless = sorted(set(changes) - INFINITE_FIELDS)
+    if chosen.infinite and meaningless:
+        raise ConfigError(
+            f"{', '.join(meaningless)} given, which a student of infinite width does not have. For a network, add infinite=False."
+        )
+    return chosen
 
 
 class Policy:

@@ -138,7 +138,7 @@ def test_every_setting_is_in_the_table():
     """A row for each field, with the presets' values; a field without a comment is refused."""
     rows = {m[1]: m[2] for m in re.finditer(r"^\| `(\w+)` \|(.*)\|$", settings_tables("DistillConfig"), re.M)}
     assert list(rows) == [field.name for field in dataclasses.fields(md.DistillConfig)]
-    presets = {"quick": 0, "paper": 1}
+    presets = {"quick": 0, "infinite": 1, "paper": 2}
     for field in dataclasses.fields(md.DistillConfig):
         default, *shown = [cell.strip(" `") for cell in rows[field.name].split(" | ")]
         assert default == field.default or ast.literal_eval(default) == field.default, field.name

@@ -27,6 +27,7 @@ def small(**overrides):
         "inner_steps": 12,
         "student_widening": 1,
         "student_length": 1.0,
+        "infinite_width": False,
         "window": 5,
         "n_students": 2,
         "outer_batch": 32,
@@ -274,6 +275,8 @@ def test_the_recipe_is_the_inner_loops_but_for_width_length_and_metric():
     for preset in ("quick", "paper"):
         c = make_config(preset)
         assert c.recipe == c.inner_recipe
+    endless = make_config("infinite").recipe
+    assert endless.infinite and endless.in_metric and endless.ridge == make_config("infinite").ridge
 
 
 def test_held_out_losses_are_those_of_the_recipes_students():

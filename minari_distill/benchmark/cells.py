@@ -278,7 +278,7 @@ def synset_readings(
         for group, variants in (("architectures", ARCHITECTURES), ("optimizers", OPTIMIZERS)):
             if group in groups:
                 readings += [
-                    Reading(group, protocol, n_students, variant=variant, changes=_steps(group, changes))
+                    Reading(group, protocol, n_students, variant=variant, changes=_network(group, changes))
                     for variant, changes in variants.items()
                 ]
         readings += [
@@ -288,9 +288,9 @@ def synset_readings(
     return readings
 
 
-def _steps(group: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Optimisers are compared at as many steps as a general student has, whatever the synset's own recipe."""
-    return changes | ({"steps": GENERAL_RECIPE.steps} if group == "optimizers" else {})
+def _network(group: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """Networks alone have optimisers and widths; optimisers are compared at a general student's number of steps."""
+    return changes | {"infinite": False} | ({"steps": GENERAL_RECIPE.steps} if group == "optimizers" else {})
 
 
 def _known(option: str, given: Sequence[str], known: Sequence[str]) -> None:

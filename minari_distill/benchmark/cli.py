@@ -31,7 +31,7 @@ def benchmark(
     out: Annotated[Path, typer.Option(help="Folder of the results; what it holds is skipped.")] = Path(
         "results"
     ),
-    preset: Annotated[str, typer.Option(help="default, quick or paper.")] = "default",
+    preset: Annotated[str, typer.Option(help="default, infinite, quick or paper.")] = "default",
     label: Annotated[
         str | None, typer.Option(help="Name of these settings in the tables. Default: the preset.")
     ] = None,

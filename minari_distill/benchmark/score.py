@@ -138,6 +138,11 @@ def score_reading(synset: Synset, cell: Cell, reading: Reading, report: Report) 
     assert synset.config is not None
     device = resolve_device(synset.config.device)
     recipe = resolve_recipe(synset.recipe, reading.protocol, reading.changes)
+    asked = reading.n_policies
+    if (
+        recipe.infinite
+    ):  # all its students are one: that one is rolled out for as many episodes as all together
+        reading = dataclasses.replace(reading, n_policies=1, ensemble=1)
     n = reading.n_policies * reading.ensemble
     started = time.perf_counter()
     trained = behavior_clone(synset, recipe=recipe, n_policies=n, seed=cell.seed, device=str(device))
@@ -147,7 +152,8 @@ def score_reading(synset: Synset, cell: Cell, reading: Reading, report: Report) 
         Policy(theta, recipe, students.units, students.observation_codec, students.action_codec)
         for theta in students.theta.split(reading.ensemble)
     ]
-    result = evaluate(policies, synset, n_episodes=cell.n_episodes, seed=_seed(cell), report=report)
+    episodes = cell.n_episodes * (asked // reading.n_policies)
+    result = evaluate(policies, synset, n_episodes=episodes, seed=_seed(cell), report=report)
     metadata = synset.metadata
     return {
         **_scored(result),

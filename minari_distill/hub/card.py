@@ -278,7 +278,7 @@ bc = d3rlpy.algos.{clone}Config(observation_scaler=d3rlpy.preprocessing.Standard
 
 def describe(synset: Synset, repo_id: str, name: str, figures: Sequence[str]) -> str:
     """What a synset is, where it comes from and how it scores."""
-    source, config, recipe, metadata = synset.source, synset.config, synset.recipe, synset.metadata
+    source, config, metadata = synset.source, synset.config, synset.metadata
     ids = ", ".join(f"`{_inline(i)}`" for i in source.dataset_ids)
     rows = {
         "source": f"{ids}, {source.total_steps:,} steps in {source.total_episodes:,} episodes",
@@ -289,9 +289,7 @@ def describe(synset: Synset, repo_id: str, name: str, figures: Sequence[str]) ->
         "of the source",
         "actions": f"{len(synset)} × {synset.action_codec.dim} {synset.actions.dtype}"
         + (", probabilities of the actions" if synset.action_codec.is_discrete else ""),
-        "student": f"{recipe.hidden_layers} hidden layers of {recipe.hidden_width}, {recipe.head} head, "
-        f"{recipe.steps} steps of {recipe.optimizer} at {recipe.lr:g}"
-        + (", reading in the input metric of `synset.json`" if recipe.in_metric else ""),
+        "student": synset.recipe.told + (" of `synset.json`" if synset.recipe.in_metric else ""),
     }
     if config:
         rows["objective"] = (

@@ -27,11 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minari_distill.infinite import head_inverse, regress, tangent_kernel
 from minari_distill.inner.forgiving import forgiven
 from minari_distill.networks import Architecture, apply_head, views
 
-_REACH = 0.97  # atanh(1) is infinite: a label of ±1 asks for ±0.97
-_LEAST = 1e-3  # and a probability of 0 for about this much
 MOST_DIRECTIONS = 8  # r: with more outputs than this, a random subspace of them is drawn
 
 
@@ -77,14 +76,42 @@ def kernel_meta_gradient(
     with torch.enable_grad():
         S, A = S.detach().requires_grad_(), A.detach().requires_grad_()
         z = _regress(theta, S, A, there, arch, directions, ridge)
-        if arch.head == "softmax":
-            distance = -target * torch.log_softmax(z, -1)
-        elif forgiving:
-            e = (apply_head(z, arch.head) - target).square().mean(-1, keepdim=True)
-            distance = arch.act_dim * forgiven(e, forgiving)  # the weight holds 1/act_dim, which e has taken
-        else:
-            distance = (apply_head(z, arch.head) - target).square()
+        distance = distances(z, target, arch.head, forgiving)
         H = (weight * distance).sum((1, 2))
+        gS, gA, *gX = torch.autograd.grad(H.sum(), (S, A, obs) if charge_obs else (S, A))
+    return H.detach(), gS, gA, gX[0] if gX else None
+
+
+def distances(z: Tensor, target: Tensor, head: str, forgiving: float = 0.0) -> Tensor:
+    """d(head(z), y), whose weights hold 1/(B·act_dim), or 1/B for probabilities; the shape that `weight` spreads over."""
+    if head == "softmax":
+        return -target * torch.log_softmax(z, -1)
+    squared = (apply_head(z, head) - target).square()
+    if not forgiving:
+        return squared
+    e = squared.mean(-1, keepdim=True)
+    return target.shape[-1] * forgiven(e, forgiving)  # the weight holds 1/act_dim, which e has taken
+
+
+def infinite_meta_gradient(
+    S: Tensor,
+    A: Tensor,
+    obs: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    *,
+    layers: int,
+    head: str,
+    ridge: float,
+    forgiving: float = 0.0,
+    charge_obs: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What `kernel_meta_gradient` gives, of students of infinite width (`infinite.py`): exact, and without any training."""
+    with torch.enable_grad():
+        S, A, obs = S.detach().requires_grad_(), A.detach().requires_grad_(), obs.detach()
+        obs.requires_grad_(charge_obs)
+        z = tangent_kernel(obs, S, layers) @ regress(S, A, layers=layers, head=head, ridge=ridge)
+        H = (weight * distances(z, target, head, forgiving)).sum((1, 2))
         gS, gA, *gX = torch.autograd.grad(H.sum(), (S, A, obs) if charge_obs else (S, A))
     return H.detach(), gS, gA, gX[0] if gX else None
 
@@ -94,16 +121,6 @@ def kernel_outputs(
 ) -> Tensor:
     """z(s), before the head, (K, B, act_dim) at states (K, B, obs_dim); differentiable in S and A."""
     return _regress(theta, S, A, _features(theta, obs, arch, directions), arch, directions, ridge)
-
-
-def head_inverse(A: Tensor, head: str) -> Tensor:
-    """What must go into the head for `A` to come out, kept finite."""
-    if head == "tanh":
-        return torch.atanh(_REACH * A)
-    if head == "softmax":
-        logits = torch.log((A + _LEAST) / (1 + A.shape[-1] * _LEAST))
-        return logits - logits.mean(-1, keepdim=True)
-    return A
 
 
 def _regress(

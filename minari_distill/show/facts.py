@@ -10,7 +10,7 @@ from minari_distill.synset import Synset
 
 def facts(synset: Synset) -> dict[str, str]:
     """Provenance and settings, a line each."""
-    source, recipe, config, metadata = synset.source, synset.recipe, synset.config, synset.metadata
+    source, config, metadata = synset.source, synset.config, synset.metadata
     lines = {
         "source": ", ".join(source.dataset_ids),
         "size of the source": f"{source.total_steps:,} steps in {source.total_episodes:,} episodes",
@@ -20,9 +20,7 @@ def facts(synset: Synset) -> dict[str, str]:
         "observations": f"{len(synset)} × {synset.observation_codec.dim} {synset.observations.dtype}, units of the source",
         "actions": f"{len(synset)} × {synset.action_codec.dim} {synset.actions.dtype}"
         + (", probabilities of the actions" if synset.action_codec.is_discrete else ""),
-        "student": f"{recipe.hidden_layers} hidden layers of {recipe.hidden_width}, {recipe.head} head, "
-        f"{recipe.steps} steps of {recipe.optimizer} at {recipe.lr:g}"
-        + (", reading in the input metric" if recipe.in_metric else ""),
+        "student": synset.recipe.told,
     }
     if config:
         lines["objective"] = f"{config.objective}, {config.outer_steps} outer steps, seed {config.seed}"
