@@ -146,7 +146,7 @@ BAD = [
     ({"n_syn": 10**6}, DatasetError, r"n_syn=1000000, but .* has 45813 transitions.*Give n_syn of at most"),
     ({"n_sin": 3}, ConfigError, "Unknown setting 'n_sin'. Did you mean 'n_syn'?"),
     ({"objective": "pbbc"}, ConfigError, "Did you mean 'pbc'?"),
-    ({"preset": "fast"}, ConfigError, "preset='fast' is unknown.*default, quick, paper"),
+    ({"preset": "fast"}, ConfigError, "preset='fast' is unknown.*default, quick, infinite, paper"),
     ({"window": 1000}, ConfigError, "window=1000 must lie between 0 .* and inner_steps=20"),
     ({"holdout_fraction": 1.5}, ConfigError, "are shares"),
     ({"inner_lr": -1.0}, ConfigError, "lr=-1.0 must be positive"),
