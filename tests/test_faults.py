@@ -375,7 +375,11 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
     "no pairs": (setting(n_syn=0), ConfigError, "n_syn=0 must be at least 1"),
     "too many pairs": (setting(n_syn=99), DatasetError, "n_syn=99, but .* has 24 transitions.*at most"),
     "objective": (setting(objective="av-pbc"), ConfigError, "Did you mean 'av_pbc'"),
-    "preset": (setting(preset="fast"), ConfigError, "preset='fast' is unknown.*default, quick, infinite, paper"),
+    "preset": (
+        setting(preset="fast"),
+        ConfigError,
+        "preset='fast' is unknown.*default, quick, infinite, paper",
+    ),
     "initializer": (setting(initializer="kmean"), ConfigError, "Did you mean 'kmeans'"),
     "teacher method": (setting(teacher_method="calql"), ConfigError, "Did you mean 'cal_ql'"),
     "inner optimiser": (setting(inner_optimizer="lion"), ConfigError, "Choose one of: sgd, momentum, adam"),
