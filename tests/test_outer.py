@@ -27,7 +27,6 @@ def small(**overrides):
         "inner_steps": 12,
         "student_widening": 1,
         "student_length": 1.0,
-        "infinite_width": False,
         "window": 5,
         "n_students": 2,
         "outer_batch": 32,
