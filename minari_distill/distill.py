@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from minari_distill import __version__
+from minari_distill.best_episodes import best_transitions
 from minari_distill.clone import Clone, clone_data
 from minari_distill.config import DistillConfig, make_config
 from minari_distill.devices import resolve_device, resolve_precision
@@ -47,9 +48,10 @@ from minari_distill.units import Units
 
 _OUTSIDE = (
     "The teacher differs from what the data do by {distance:.1f} times the variance of the data's own actions: what it would "
-    "meet is not in them, so the pairs match the data's actions (objective=robust_dbc). To match the teacher all the same: "
+    "meet is not in them, so the pairs match {matched} (objective={objective}). To match the teacher all the same: "
     "objective=av_pbc."
 )
+_DATA, _BEST = "the data's own actions", "the actions of the best episodes"
 
 
 def distill(
@@ -133,7 +135,12 @@ def distill(
         posed = pose(transitions, chosen, settings, say)
         settings, units = posed.config, posed.units
         if posed.teacher_distance is not None and settings.objective != "av_pbc":
-            say(_OUTSIDE.format(distance=posed.teacher_distance))
+            matched = _BEST if find_objective(settings.objective).best_only else _DATA
+            say(
+                _OUTSIDE.format(
+                    distance=posed.teacher_distance, matched=matched, objective=settings.objective
+                )
+            )
         outer = OuterLoop(posed.problem, posed.S, posed.A, settings, device)
         run.restore(outer)
         best = _distil(outer, run, report, should_stop)
@@ -202,22 +209,32 @@ def pose(
     labels = label(transitions, units, teacher, config)
     obs = labels.obs
     assert obs is not None
+    if transitions.obs_dim > WIDEST:
+        config = _without_metric(config, say)
     if config.objective == "auto" and labels.teacher_act is not None:
         distance = teacher_distance(obs, labels.act, labels.teacher_act, torch.from_numpy(held))
         labels = dataclasses.replace(labels, teacher_distance=distance)
-        config = config.replace(objective=settled("auto", labels))
+        config = config.replace(objective=settled("auto", labels, config))
     objective, discrete = find_objective(config.objective), transitions.action_codec.is_discrete
+    seen = ~held
+    if objective.best_only:
+        best = np.zeros_like(held)
+        best[best_transitions(transitions, config.top_fraction)] = True
+        held = _held_out(transitions, config, generator, best)
+        seen = best & ~held
+    if seen.sum() < config.n_syn:
+        raise DatasetError(
+            f"n_syn={config.n_syn}, but objective={objective.name!r} asks {seen.sum()} states alone, those of the best episodes. "
+            f"Give n_syn of at most {seen.sum()}, or a top_fraction above {config.top_fraction}."
+        )
     clone = None
     if objective.needs_clone and config.clone_steps:
-        say("First the data's own actions are cloned, for robust_dbc: two minutes at most on a CPU core.")
-        clone, labels = _clone(transitions, labels, held, config)
+        what = _BEST if objective.best_only else _DATA
+        say(f"First {what} are cloned, for {objective.name}: two minutes at most on a CPU core.")
+        clone, labels = _clone(transitions, labels, seen, config)
     matched = teacher is not None and objective.needs_teacher
-    if transitions.obs_dim > WIDEST or not (matched or clone or config.metric_lr):
-        if config.infinite_width and config.metric_share:
-            say(
-                "There is no input metric here, so that the pairs are distilled for networks and not for infinite width."
-            )
-        config = config.replace(metric_share=0.0)
+    if not (matched or clone or config.metric_lr):
+        config = _without_metric(config, say)
     target, weight = objective(labels, config)
 
     low, high = (
@@ -236,15 +253,15 @@ def pose(
     delta = 0.0 if discrete else objective.forgiving
     if delta:
         delta = max(delta, (action_spread(obs, target, torch.from_numpy(held)) / 2) ** 0.5)
-    known = taken(obs, ~held)
+    known = taken(obs, seen)
     metric = None
     if config.metric_share:  # of what is matched, if that can be asked; else it is to be learnt from nothing
         asked = clone or (decide if matched else None)
         metric = input_metric(asked, known) if asked else torch.eye(transitions.obs_dim)
     problem = Problem(
         known,
-        taken(target, ~held),
-        taken(weight, ~held),
+        taken(target, seen),
+        taken(weight, seen),
         taken(obs, held),
         taken(target, held),
         taken(weight, held),
@@ -257,21 +274,29 @@ def pose(
     chosen = initial_indices(config.initializer, problem.obs, config.n_syn, generator)
     A = problem.target[chosen]
     if config.initializer == "random":
-        A = labels.act[np.flatnonzero(~held)[chosen]]
+        A = labels.act[np.flatnonzero(seen)[chosen]]
     S, A = problem.obs[chosen].clone(), A if discrete else A.clamp(-1, 1)
     return Posed(units, problem, S, A, config, labels.teacher_distance)
 
 
+def _without_metric(config: DistillConfig, say: Callable[[str], None]) -> DistillConfig:
+    if config.recipe.infinite:
+        say(
+            "There is no input metric here, so that the pairs are distilled for networks and not for infinite width."
+        )
+    return config.replace(metric_share=0.0)
+
+
 def _clone(
-    transitions: Transitions, labels: Labels, held: np.ndarray, config: DistillConfig
+    transitions: Transitions, labels: Labels, seen: np.ndarray, config: DistillConfig
 ) -> tuple[Clone, Labels]:
-    """A clone of the data that are not held out, and the labels with what it does in every state."""
+    """A clone of the data that may be seen, and the labels with what it does in every state."""
     obs, device = labels.obs, resolve_device(config.device)
     assert obs is not None
     clone = clone_data(
         obs,
         labels.act,
-        torch.from_numpy(~held),
+        torch.from_numpy(seen),
         discrete=transitions.action_codec.is_discrete,
         steps=config.clone_steps,
         generator=keyed_generator(device, config.seed, -5),
@@ -329,20 +354,25 @@ def _fit_to(config: DistillConfig, transitions: Transitions) -> DistillConfig:
     return config.replace(precision=resolve_precision(config.precision, resolve_device(config.device)))
 
 
-def _held_out(transitions: Transitions, config: DistillConfig, generator: torch.Generator) -> np.ndarray:
-    """Which states (N,) no outer step may see: whole episodes, or the end of the only one."""
-    n, starts = len(transitions), np.append(transitions.episode_starts, len(transitions))
-    held = np.zeros(n, dtype=bool)
-    wanted = max(1, round(config.holdout_fraction * n))
-    if len(starts) == 2:
-        held[n - wanted :] = True
-        return held
-    for episode in torch.randperm(len(starts) - 1, generator=generator).tolist():
-        if held.sum() >= wanted or held.sum() + starts[episode + 1] - starts[episode] > n / 2:
-            break
-        held[starts[episode] : starts[episode + 1]] = True
-    if not held.any():  # two very unequal episodes, say
-        held[n - wanted :] = True
+def _held_out(
+    transitions: Transitions,
+    config: DistillConfig,
+    generator: torch.Generator,
+    among: np.ndarray | None = None,
+) -> np.ndarray:
+    """Which states (N,) no outer step may see: whole episodes, or the end of the only one; `among` some episodes' (N,)."""
+    starts = np.append(transitions.episode_starts, len(transitions))
+    held = np.zeros(len(transitions), dtype=bool)
+    chosen = np.arange(len(transitions)) if among is None else np.flatnonzero(among)
+    episodes = np.flatnonzero(np.ones(len(starts) - 1) if among is None else among[starts[:-1]])
+    wanted = max(1, round(config.holdout_fraction * len(chosen)))
+    if len(episodes) > 1:
+        for episode in episodes[torch.randperm(len(episodes), generator=generator).numpy()]:
+            if held.sum() >= wanted or held.sum() + starts[episode + 1] - starts[episode] > len(chosen) / 2:
+                break
+            held[starts[episode] : starts[episode + 1]] = True
+    if not held.any():  # one episode, or two very unequal ones
+        held[chosen[-wanted:]] = True
     return held
 
 

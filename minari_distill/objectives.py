@@ -8,9 +8,11 @@ with d the mean squared error over action dimensions, or the cross-entropy for d
 
     DBC      y = the dataset's own action,   w = 1
     robust   y = b(s), what a clone of all data does (`clone.py`), and errors far beyond δ are given up (`inner/forgiving.py`)
+    filtered y = b⁺(s), what a clone of the best episodes D⁺ does (`best_episodes.py`), s ~ D⁺ alone
     PBC      y = π*(s),                      w = 1
     Av-PBC   y = π*(s),                      w = q(s, π*(s))                                        (2)
-    auto     Av-PBC, unless the data do not show what the teacher does (ρ > 2, `support.py`): then robust DBC
+    auto     Av-PBC, unless the data do not show what the teacher does (ρ > 2, `support.py`): then robust DBC, or filtered
+             DBC if the students are of infinite width (`infinite.py`), whom 256 pairs can tell an expert's every action
 
 An objective is a function (labels, config) → (y, w) under the decorator `objective`, here or in a program of your own.
 """
@@ -37,7 +39,7 @@ class Labels:
         teacher_q: (N,) q(s, π*(s)), a discounted raw return; None where no q was asked.
         obs: (N, obs_dim) the normalised states.
         teacher_distance: ρ of `support.py`; None where nobody asked.
-        clone_act: (N, act_dim) b(s) of `clone.py`, likewise; None where no clone was asked.
+        clone_act: (N, act_dim) b(s) of `clone.py`, likewise; None where no clone was asked. Where `best_only`, b⁺(s).
     """
 
     act: Tensor
@@ -67,6 +69,7 @@ class Objective:
             are spread out (`support.py`), δ² is half of their spread. 0: squared errors as they are. Discrete actions,
             whose distance is the cross-entropy, are never forgiven.
         needs_clone: Whether it reads `labels.clone_act`.
+        best_only: Whether it asks only states of the best episodes (`best_episodes.py`), which the clone is then one of.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Objective:
     needs_q: bool = False
     forgiving: float = 0.0
     needs_clone: bool = False
+    best_only: bool = False
 
     def __call__(self, labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
         """Targets (N, act_dim) and weights (N, 1).
@@ -107,6 +111,7 @@ def objective(
     needs_q: bool = False,
     forgiving: float = 0.0,
     needs_clone: bool = False,
+    best_only: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Decorator: `DistillConfig(objective=name)` now means this rule.
 
@@ -126,7 +131,8 @@ def objective(
             raise ConfigError(
                 f"objective={name!r} is taken by {'.'.join(_place(before.rule))}. Choose another name."
             )
-        OBJECTIVES[name] = Objective(name, rule, needs_teacher or needs_q, needs_q, forgiving, needs_clone)
+        needed = needs_teacher or needs_q
+        OBJECTIVES[name] = Objective(name, rule, needed, needs_q, forgiving, needs_clone, best_only)
         return rule
 
     return enter
@@ -167,8 +173,16 @@ def robust_dbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
 
     Returns y (N, act_dim), the actions of a clone of all data or, without one (`clone_steps=0`), the data's own; and w as `dbc`.
     """
-    y = labels.act if labels.clone_act is None else labels.clone_act
-    return y, torch.ones_like(y[:, :1])
+    return _done(labels), torch.ones_like(labels.act[:, :1])
+
+
+@objective("filtered_dbc", needs_teacher=False, needs_clone=True, best_only=True)
+def filtered_dbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
+    """DBC on the best episodes alone.
+
+    Returns y (N, act_dim), the actions of a clone of the best episodes or, without one (`clone_steps=0`), the data's own; and w as `dbc`.
+    """
+    return _done(labels), torch.ones_like(labels.act[:, :1])
 
 
 @objective("pbc")
@@ -198,19 +212,28 @@ def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     return y, positive / mean if mean > 0 else torch.ones_like(q)
 
 
-def settled(name: str, labels: Labels) -> str:
-    """The objective that `name` stands for: "auto" is "av_pbc", or "robust_dbc" for a teacher that acts outside of the data."""
+def settled(name: str, labels: Labels, config: DistillConfig) -> str:
+    """The objective that `name` stands for with these settings.
+
+    "auto" is "av_pbc"; for a teacher that acts outside of the data "filtered_dbc" if the pairs are read at infinite width, else "robust_dbc".
+    """
     if name != "auto":
         return name
     if labels.teacher_distance is None:
         raise TeacherError('objective="auto" needs a teacher\'s actions and values; give `teacher=`.')
-    return "av_pbc" if labels.teacher_distance <= FARTHEST else "robust_dbc"
+    if labels.teacher_distance <= FARTHEST:
+        return "av_pbc"
+    return "filtered_dbc" if config.recipe.infinite else "robust_dbc"
 
 
 @objective("auto", needs_q=True)
 def auto(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
-    """Av-PBC, or robust DBC where the teacher acts outside of the data. Returns y (N, act_dim) and w (N, 1)."""
-    return find_objective(settled("auto", labels))(labels, config)
+    """Av-PBC, or DBC where the teacher acts outside of the data (`settled`). Returns y (N, act_dim) and w (N, 1)."""
+    return find_objective(settled("auto", labels, config))(labels, config)
+
+
+def _done(labels: Labels) -> Tensor:
+    return labels.act if labels.clone_act is None else labels.clone_act
 
 
 def _known(value: Tensor | None, objective: str) -> Tensor:

@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from minari_distill.best_episodes import best_transitions
 from minari_distill.config import make_config
 from minari_distill.errors import Diverged, TeacherError
 from minari_distill.networks import Architecture, forward, initialize
 from minari_distill.progress import Progress
 from minari_distill.teachers import estimate_seconds, learn_teacher, load_teacher, make_trainer, save_teacher
-from minari_distill.teachers.filtered_bc import best_transitions, seen_share
+from minari_distill.teachers.filtered_bc import seen_share
 from minari_distill.teachers.mlp import Layers, activations, backward
 from tests.small_transitions import point_mass
 

@@ -59,16 +59,29 @@ def test_the_data_themselves_are_at_one():
 
 def test_auto_is_settled_by_the_distance():
     """Up to FARTHEST the teacher is matched; other names stand for themselves."""
-    act = torch.zeros(1, 1)
-    assert settled("auto", Labels(act, teacher_distance=FARTHEST)) == "av_pbc"
-    assert settled("auto", Labels(act, teacher_distance=FARTHEST + 0.1)) == "robust_dbc"
-    assert settled("pbc", Labels(act)) == "pbc"
+    act, networks, infinite = torch.zeros(1, 1), make_config(), make_config("infinite")
+    near, far = (Labels(act, teacher_distance=rho) for rho in (FARTHEST, FARTHEST + 0.1))
+    assert settled("auto", near, networks) == settled("auto", near, infinite) == "av_pbc"
+    assert settled("auto", far, networks) == "robust_dbc"
+    assert settled("auto", far, infinite) == "filtered_dbc"
+    assert (
+        settled("auto", far, infinite.replace(metric_share=0.0)) == "robust_dbc"
+    )  # nobody reads at infinite width
+    assert settled("pbc", Labels(act), networks) == "pbc"
     with pytest.raises(TeacherError, match="give `teacher=`"):
-        settled("auto", Labels(act))
+        settled("auto", Labels(act), networks)
 
 
-@pytest.mark.parametrize(("gain", "chosen"), [(-1.0, "av_pbc"), (1.0, "robust_dbc")])
-def test_a_problem_is_posed_with_the_objective_chosen(gain, chosen):
+@pytest.mark.parametrize(
+    ("gain", "preset", "chosen"),
+    [
+        (-1.0, "default", "av_pbc"),
+        (1.0, "default", "robust_dbc"),
+        (-1.0, "infinite", "av_pbc"),
+        (1.0, "infinite", "filtered_dbc"),
+    ],
+)
+def test_a_problem_is_posed_with_the_objective_chosen(gain, preset, chosen):
     """Towards the origin, as the data do, or away from it: targets and weights are those of the objective itself."""
     transitions = point_mass()
 
@@ -76,11 +89,11 @@ def test_a_problem_is_posed_with_the_objective_chosen(gain, chosen):
         return (gain * obs).clamp(-2, 2)
 
     agent = Teacher.from_callable(act, q=lambda obs, act: 5 - obs.square().sum(1), obs_dim=2, act_dim=2)
-    config = make_config(n_syn=8, precision="float32", clone_steps=20)
+    config = make_config(preset, n_syn=8, precision="float32", clone_steps=20)
     auto = pose(transitions, agent, config)
     itself = pose(transitions, agent, config.replace(objective=chosen))
     assert auto.config == itself.config and auto.config.objective == chosen
-    assert (auto.teacher_distance > FARTHEST) == (chosen == "robust_dbc") and itself.teacher_distance is None
+    assert (auto.teacher_distance > FARTHEST) == (chosen != "av_pbc") and itself.teacher_distance is None
     assert torch.equal(auto.problem.target, itself.problem.target)
     assert torch.equal(auto.problem.weight, itself.problem.weight)
     assert auto.problem.forgiving == itself.problem.forgiving

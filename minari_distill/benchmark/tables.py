@@ -26,6 +26,7 @@ _NAMES = {
     "relabelled": "relabelled pairs",
     "dbc": "DBC",
     "robust_dbc": "robust DBC",
+    "filtered_dbc": "filtered DBC",
     "pbc": "PBC",
     "av_pbc": "Av-PBC",
     "auto": "auto",

@@ -1,9 +1,6 @@
 """Filtered behavioural cloning: π* imitates the best episodes, q is fitted to returns to go.
 
-The best episodes, D⁺, are taken by undiscounted return until they hold `top_fraction` of the transitions
-(counting transitions, not episodes, as the "%BC" baseline of Chen et al., 2021, arXiv 2106.01345: in a set
-whose best episodes are its longest, a tenth of the episodes can be a third of the data); episodes that are
-about as good as the best are taken as well. With x the normalised state and u the action scaled to [−1, 1]:
+With D⁺ the best episodes (`best_episodes.py`), x the normalised state and u the action scaled to [−1, 1]:
 
     π* = argmin_π E_{(s,a) ~ D⁺} |tanh π(x) − u|²          (cross-entropy for discrete actions)        (1)
     q  = argmin_Q E_{(s,a) ~ D}  w (Q(x, u) − (G − mean G) / std G)²,   G_t = Σ_k γ^k r_{t+k}          (2)
@@ -21,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minari_distill.best_episodes import best_transitions
 from minari_distill.config import DistillConfig
 from minari_distill.networks import Architecture, initialize
 from minari_distill.teachers.mlp import Layers, activations, backward
@@ -31,8 +29,6 @@ from minari_distill.transitions import Transitions
 _LR = 1e-3  # decays to zero by a cosine: the last steps average the noise of the actions away
 _WEIGHT_DECAY = 0.1
 _OBS_NOISE = 0.05  # in standard deviations: few episodes leave gaps between their states
-_FEWEST = 10_000  # transitions that a policy is learnt from, where a doubled share reaches it
-_AS_GOOD = 0.1  # of the range of returns: the more episodes are as good as the best, the better
 
 
 class FilteredBC(Trainer):
@@ -128,22 +124,6 @@ class FilteredBC(Trainer):
             q_scale=self.q_scale,
             q_shift=self.q_shift,
         )
-
-
-def best_transitions(transitions: Transitions, top_fraction: float) -> np.ndarray:
-    """Indices of the transitions to imitate, whole episodes in the order of their returns, best first.
-
-    Episodes are taken until they hold `top_fraction` of all transitions (up to twice that share where it is
-    fewer than 10 000), and further on as long as their return is within a tenth of the range of the best.
-    """
-    n, returns, starts = len(transitions), transitions.episode_returns(), transitions.episode_starts
-    wanted = max(top_fraction * n, min(_FEWEST, 2 * top_fraction * n))
-    order = np.argsort(-returns, kind="stable")
-    held = np.cumsum(transitions.episode_lengths[order])
-    by_share = int(np.searchsorted(held, min(wanted, n))) + 1
-    by_return = int((returns >= returns.max() - _AS_GOOD * np.ptp(returns)).sum())
-    chosen = order[: max(by_share, by_return)]
-    return np.concatenate([np.arange(starts[e], starts[e] + transitions.episode_lengths[e]) for e in chosen])
 
 
 def seen_share(transitions: Transitions, discount: float) -> np.ndarray:

@@ -76,7 +76,7 @@ class Teacher(ABC):
         Args:
             policy: Observations (N, obs_dim) to actions (N, act_dim); for discrete actions to probabilities of that
                 shape, or to (N,) integers from 0.
-            q: Observations and actions to values (N,). Without it the objective must be "pbc", "dbc" or "robust_dbc".
+            q: Observations and actions to values (N,). Without it the objective must be "pbc" or one of DBC's.
             obs_dim, act_dim: Lengths of the vectors; act_dim is the number of actions where they are discrete.
             metadata: What the synset shall remember of it, in JSON types.
         """
