@@ -82,7 +82,10 @@ def distill(
         str, typer.Option(help="default, infinite, quick or paper.", autocompletion=completion.presets)
     ] = "default",
     objective: Annotated[
-        str | None, typer.Option(help="auto, dbc, pbc or av_pbc.", autocompletion=completion.objectives)
+        str | None,
+        typer.Option(
+            help="auto, dbc, robust_dbc, filtered_dbc, pbc or av_pbc.", autocompletion=completion.objectives
+        ),
     ] = None,
     drop: Annotated[
         list[str] | None, typer.Option(help="An observation part to leave out; may be repeated.")
@@ -115,7 +118,10 @@ def distill(
     Several processes: `torchrun --nproc-per-node=2 -m minari_distill distill ID --set n_students=2`
     """
     with one_line_errors(as_json):
-        settings = parse_settings(setting, n_syn=n_syn, objective=objective)
+        settings = parse_settings(
+            setting, preset=preset, seed=seed, device=device, n_syn=n_syn, objective=objective
+        )
+        md.make_config(**settings)  # a name that is no setting, before anything is loaded
         target = output or f"distilled/{_slug(datasets)}-v0"
         folder = run_dir or Path("runs") / _slug(datasets)
         if not overwrite:
@@ -129,9 +135,6 @@ def distill(
             synset = md.distill(
                 datasets if len(datasets) > 1 else datasets[0],
                 teacher=teacher,
-                preset=preset,
-                seed=seed,
-                device=device,
                 run_dir=folder,
                 resume=resume,
                 drop=drop or (),
