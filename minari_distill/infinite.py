@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 
 _BIAS = 0.1  # β
 _NEARLY_ONE = 1 - 1e-6  # beyond this, φ is held fixed: where cos φ = 1 it has no slope
-_REACH = 0.97  # atanh(1) is infinite: a label of ±1 asks for ±0.97
+_REACH = 0.9995  # atanh(1) is infinite: a label of ±1 asks for ±0.9995
 _LEAST = 1e-3  # and a probability of 0 for about this much
 
 
@@ -96,13 +96,13 @@ def regress(S: Tensor, A: Tensor, *, layers: int, head: str, ridge: float) -> Te
     gram = tangent_kernel(S, S, layers)
     scale = ridge * gram.diagonal().mean()
     factor, _ = torch.linalg.cholesky_ex(gram + scale * torch.eye(len(S), dtype=S.dtype, device=S.device))
-    return torch.cholesky_solve(head_inverse(A, head), factor)
+    return torch.cholesky_solve(head_inverse(A, head, _REACH), factor)
 
 
-def head_inverse(A: Tensor, head: str) -> Tensor:
-    """What must go into the head for `A` to come out, kept finite."""
+def head_inverse(A: Tensor, head: str, reach: float) -> Tensor:
+    """What must go into the head for `A` to come out, kept finite: for ±1 out of tanh, what gives ±`reach`."""
     if head == "tanh":
-        return torch.atanh(_REACH * A)
+        return torch.atanh(reach * A)
     if head == "softmax":
         logits = torch.log((A + _LEAST) / (1 + A.shape[-1] * _LEAST))
         return logits - logits.mean(-1, keepdim=True)

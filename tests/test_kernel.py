@@ -86,11 +86,11 @@ def test_without_ridge_it_returns_the_labels_at_the_pairs():
 
 def test_heads_are_inverted():
     """Worked numbers: atanh(0.97·1) = 2.0923; equal probabilities need equal logits; linear is itself."""
-    assert head_inverse(torch.tensor([[1.0]]), "tanh").item() == pytest.approx(2.0923, abs=1e-4)
-    assert head_inverse(torch.full((1, 4), 0.25), "softmax").abs().max().item() < 1e-6
+    assert head_inverse(torch.tensor([[1.0]]), "tanh", 0.97).item() == pytest.approx(2.0923, abs=1e-4)
+    assert head_inverse(torch.full((1, 4), 0.25), "softmax", 0.97).abs().max().item() < 1e-6
     p = torch.tensor([[0.7, 0.2, 0.1]])
-    assert torch.softmax(head_inverse(p, "softmax"), -1) == pytest.approx(p, abs=3e-3)
-    assert torch.equal(head_inverse(p, "linear"), p)
+    assert torch.softmax(head_inverse(p, "softmax", 0.97), -1) == pytest.approx(p, abs=3e-3)
+    assert torch.equal(head_inverse(p, "linear", 0.97), p)
 
 
 def test_many_outputs_are_seen_through_a_random_subspace():
