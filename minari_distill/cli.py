@@ -231,6 +231,8 @@ def demo(
         Console().print(table)
         console.print(f"Report: {output / 'report.json'}   Learning curve: {output / 'learning-curve.png'}")
         console.print(f"The synset is the Minari dataset [bold]{target}[/bold]: minari show {target}")
+        second = result["synset_at_infinite_width"]
+        console.print(f"The one at infinite width, for students of this package alone: [bold]{second}[/bold]")
 
 
 def _slug(datasets: list[str]) -> str:

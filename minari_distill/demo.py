@@ -1,9 +1,10 @@
-"""The demo: the embedded Hopper dataset distilled, and its students beside the baselines."""
+"""The demo: the embedded Hopper dataset distilled, for networks and for students of infinite width, beside the baselines."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from minari_distill.teachers import load_teacher
 from minari_distill.transitions import EMBEDDED_ID
 
 N_STUDENTS, N_EPISODES, N_ENSEMBLE = 5, 10, 10
+INFINITE_STEPS = 1000  # outer steps at infinite width, where this dataset needs no more
 
 
 def run_demo(
@@ -33,7 +35,7 @@ def run_demo(
     should_stop: Callable[[], bool] = lambda: False,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Distil, compare, and write `report.json`, `learning-curve.png` and the Minari dataset `target`.
+    """Distil, compare, and write `report.json`, `learning-curve.png` and the Minari datasets `target` and `at_infinite_width(target)`.
 
     Returns:
         What `report.json` holds: scores by name, seconds by stage, the settings.
@@ -46,6 +48,14 @@ def run_demo(
     synset = distill(EMBEDDED_ID, run_dir=run_dir, report=report, should_stop=should_stop, **settings)
     seconds: dict[str, float] = dict(synset.metadata["seconds"])
     teacher = load_teacher(run_dir / "teacher.safetensors")
+    infinite = distill(
+        EMBEDDED_ID,
+        teacher=teacher,
+        report=report,
+        should_stop=should_stop,
+        **{"outer_steps": INFINITE_STEPS} | settings | {"preset": "infinite"},
+    )
+    seconds["distillation_at_infinite_width"] = infinite.metadata["seconds"]["distillation"]
     untrained = settings | {"outer_steps": 0}
     relabelled = distill(
         EMBEDDED_ID, teacher=teacher, report=silent, **untrained | {"initializer": "relabelled"}
@@ -55,9 +65,9 @@ def run_demo(
     started = time.perf_counter()
     scores: dict[str, dict[str, Any]] = {}
 
-    def score(name: str, policies: Any) -> None:
+    def score(name: str, policies: Any, n_episodes: int = N_EPISODES) -> None:
         report(Progress("message", f"Rolling out: {name.replace('_', ' ')}"))
-        scores[name] = evaluate(policies, synset, n_episodes=N_EPISODES, seed=1000 * seed).to_json()
+        scores[name] = evaluate(policies, synset, n_episodes=n_episodes, seed=1000 * seed).to_json()
 
     def students(of: Synset, **changes: Any) -> list[Any]:
         return behavior_clone(of, n_policies=N_STUDENTS, seed=seed, **changes).members()
@@ -69,6 +79,7 @@ def run_demo(
         score("synset,_general_students", students(synset, recipe="general"))
     ensemble = behavior_clone(synset, n_policies=N_ENSEMBLE, seed=seed)
     score(f"synset,_ensemble_of_{N_ENSEMBLE}", ensemble)
+    score("synset_at_infinite_width", behavior_clone(infinite), N_STUDENTS * N_EPISODES)
     score("teacher", TeacherPolicy(teacher, synset.observation_codec, synset.action_codec))
     seconds["evaluation"] = round(time.perf_counter() - started, 1)
     seconds["total"] = round(time.perf_counter() - began, 1)
@@ -76,6 +87,7 @@ def run_demo(
     result = {
         "dataset": EMBEDDED_ID,
         "synset": target,
+        "synset_at_infinite_width": at_infinite_width(target),
         "scores": scores,
         "seconds": seconds,
         "held_out_loss": synset.metadata["held_out_loss"],
@@ -84,6 +96,8 @@ def run_demo(
         "versions": synset.metadata["versions"],
     }
     synset.with_metadata(scores=scores).save(target, overwrite=True)
+    own = {name: scores[name] for name in ("synset_at_infinite_width", "teacher")}
+    infinite.with_metadata(scores=own).save(at_infinite_width(target), overwrite=True)
     write_atomically(output / "report.json", json.dumps(result, indent=2).encode())
     plots.learning_curve(
         synset.metadata["history"],
@@ -92,3 +106,12 @@ def run_demo(
         output / "learning-curve.png",
     )
     return result
+
+
+def at_infinite_width(target: str) -> str:
+    """The id of the second synset.
+
+    >>> at_infinite_width("demo/hopper-distilled-v0")
+    'demo/hopper-distilled-infinite-v0'
+    """
+    return re.sub(r"(-v\d+)?$", r"-infinite\1", target, count=1)
