@@ -16,6 +16,7 @@ from minari_distill.inner.kernel import infinite_meta_gradient
 from minari_distill.networks import Architecture, forward
 from minari_distill.outer import OuterLoop
 from minari_distill.students import train_students
+from minari_distill.team import Team
 from tests.synsets import make_synset
 from tests.test_outer import CPU, problem, run, small
 
@@ -114,6 +115,23 @@ def test_distilling_lowers_the_loss_of_the_very_student_that_will_read():
     told = (p.held_weight[i] * (acts - p.held_target[i]).square()).mean().item()
     assert loop.held_out_loss() == pytest.approx(told, rel=1e-4)
     assert told < before / 2
+
+
+def test_batches_shared_by_two_ranks_equal_one_rank(monkeypatch):
+    """The charges, by S, A and D, on batches {0} and {1, 2}, computed apart and added up, are those on {0, 1, 2}."""
+
+    def charge(students):
+        monkeypatch.setattr(Team, "share", lambda self, n: students)
+        loop = learning(n_students=3, precision="float64")
+        metric = loop.metric
+        loop._draw(metric)
+        loop._S_read.copy_(loop.S @ metric)
+        return loop._gradient(metric)
+
+    parts, together = [charge(range(0, 1)), charge(range(1, 3))], charge(range(3))
+    assert together[3].abs().max() > 0
+    for a, b, c in zip(*parts, together, strict=True):
+        torch.testing.assert_close(a + b, c, rtol=1e-10, atol=1e-14)
 
 
 def test_resume_equals_unbroken():
