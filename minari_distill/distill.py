@@ -230,7 +230,7 @@ def pose(
     clone = None
     if objective.needs_clone and config.clone_steps:
         what = _BEST if objective.best_only else _DATA
-        say(f"First {what} are cloned, for {objective.name}: two minutes at most on a CPU core.")
+        say(f"First {what} are cloned, for {objective.name}: a few minutes on a CPU core at most.")
         clone, labels = _clone(transitions, labels, seen, config)
     matched = teacher is not None and objective.needs_teacher
     if not (matched or clone or config.metric_lr):

@@ -57,7 +57,7 @@ def test_the_clone_is_one_of_the_best_episodes():
     torch.testing.assert_close(best.problem.target.mean(0, keepdim=True), right, atol=0.02, rtol=0)
     assert (everything.problem.target.mean(0).abs() < 0.5 * right.abs()).all()
     assert heard == [
-        "First the actions of the best episodes are cloned, for filtered_dbc: two minutes at most on a CPU core."
+        "First the actions of the best episodes are cloned, for filtered_dbc: a few minutes on a CPU core at most."
     ]
     again, _ = posed(transitions, clone_steps=300)
     assert torch.equal(again.problem.target, best.problem.target)
