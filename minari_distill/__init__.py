@@ -12,6 +12,7 @@ from minari_distill.config import GENERAL_RECIPE, DistillConfig, StudentRecipe, 
 from minari_distill.distill import distill
 from minari_distill.errors import MinariDistillError
 from minari_distill.evaluate import Evaluation, Score, evaluate
+from minari_distill.expand import expand
 from minari_distill.gallery import gallery
 from minari_distill.loading import load_synset
 from minari_distill.students import Policy, behavior_clone, load_policy
@@ -33,6 +34,7 @@ __all__ = [
     "behavior_clone",
     "distill",
     "evaluate",
+    "expand",
     "gallery",
     "load_policy",
     "load_synset",

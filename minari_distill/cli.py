@@ -15,6 +15,7 @@ import minari_distill as md
 from minari_distill import completion, hub_cli
 from minari_distill.benchmark.cli import benchmark
 from minari_distill.doctor import doctor
+from minari_distill.expand import NOISE
 from minari_distill.export_cli import export
 from minari_distill.show.cli import show
 from minari_distill.students import resolve_recipe
@@ -200,6 +201,37 @@ def evaluate(
         return
     console.print(f"{recipe} students of [bold]{synset}[/bold]: {score}")
     console.print(f"Reference scores: {score.ref_origin or 'none'}", style="dim")
+
+
+@app.command()
+def expand(
+    synset: Annotated[
+        str,
+        typer.Argument(
+            help="Minari id or folder of a synset, or an hf:// address.", autocompletion=completion.synsets
+        ),
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Minari id of the many pairs.")],
+    pairs: Annotated[int, typer.Option(help="Pairs to make.")] = 20_000,
+    noise: Annotated[float, typer.Option(help="Around the synset's states, in standard deviations.")] = NOISE,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a synset of that id.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make many pairs of a few, labelled by the student that they were distilled for: what other codebases' networks learn from.
+
+    Example: `minari-distill expand me/hopper-infinite-v0 -o me/hopper-expanded-v0`
+    """
+    with one_line_errors(as_json):
+        if not overwrite:
+            refuse_existing(output)
+        many = md.expand(md.load_synset(synset), pairs, noise=noise, seed=seed)
+        path = many.save(output, overwrite=overwrite)
+    if as_json:
+        print_json({"id": output, "path": str(path), **many.summary()})
+        return
+    console.print(f"Saved [bold]{output}[/bold] ({len(many)} pairs) in {path}", soft_wrap=True)
+    console.print(f"Next: minari-distill evaluate {output}, or minari-distill export {output} --to …")
 
 
 @app.command()

@@ -34,7 +34,7 @@ class StudentRecipe:
 
     A student is an MLP (ReLU) that maps a normalised observation to an action in [-1, 1] (`tanh`), to an
     action of its own scale (`linear`, clipped to the bounds when acting) or to probabilities (`softmax`).
-    It is trained on the whole synset at every step by mean squared error (cross-entropy for `softmax`).
+    It is trained by mean squared error (cross-entropy for `softmax`), on the whole synset at every step or on minibatches.
     """
 
     hidden_layers: int = 3  # hidden layers, ReLU
@@ -49,7 +49,8 @@ class StudentRecipe:
     betas: tuple[float, float] = (0.9, 0.999)  # of "adam" and "adamw"
     eps: float = 1e-8  # likewise
     weight_decay: float = 0.0  # of every optimiser
-    steps: int = 1000  # full-batch steps
+    steps: int = 1000  # of the optimiser
+    batch: int = 0  # pairs a student and step, drawn with replacement; 0 = all pairs at every step
     in_metric: bool = False  # reads observations in the synset's input metric (metric.py)
     infinite: bool = False  # of infinite width, in closed form (infinite.py): no optimiser, no steps
     ridge: float = 1e-2  # of such a student: λ, as a share of its kernel's mean diagonal
@@ -61,6 +62,7 @@ class StudentRecipe:
         _at_least("hidden_layers", self.hidden_layers, 1)
         _at_least("hidden_width", self.hidden_width, 1)
         _at_least("steps", self.steps, 1)
+        _at_least("batch", self.batch, 0)
         _positive("lr", self.lr)
         _positive("ridge", self.ridge)
         if self.infinite and self.residual:
@@ -74,7 +76,8 @@ class StudentRecipe:
         if self.infinite:
             return f"infinite width, {self.hidden_layers} hidden layers, {self.head} head, in closed form with ridge {self.ridge:g}{read}"
         layers = f"{self.hidden_layers} hidden layers of {self.hidden_width}, {self.head} head"
-        return f"{layers}, {self.steps} steps of {self.optimizer} at {self.lr:g}{read}"
+        batch = f" on minibatches of {self.batch}" if self.batch else ""
+        return f"{layers}, {self.steps} steps of {self.optimizer} at {self.lr:g}{batch}{read}"
 
     def replace(self, **changes: Any) -> StudentRecipe:
         """The same recipe with some fields changed; an unknown name is answered with the nearest one."""

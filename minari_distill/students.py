@@ -1,6 +1,6 @@
 """Students: plain behavioural cloning on a synset, and the policy that it gives.
 
-    θ ← optimiser step on L_BC(θ) = mean_i ‖π_θ(x_i) − u_i‖² / act_dim,  the whole synset at every step
+    θ ← optimiser step on L_BC(θ) = mean_i ‖π_θ(x_i) − u_i‖² / act_dim,  i over the whole synset, or a random minibatch
 
 (cross-entropy for discrete actions). K students are one flat parameter (K, P): every optimiser here works
 element by element, so the K are as independent as if each were trained alone. The inner loop of the distillation
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def train_students(
         A: (n, act_dim) actions in [−1, 1], or probabilities for the softmax head.
         recipe: architecture, initialisation, optimiser, steps.
         n_students: K.
-        generator: draws the initial parameters; on the device of S.
+        generator: draws the initial parameters and the minibatches; on the device of S.
     """
     arch = Architecture.of(recipe, S.shape[1], A.shape[1])
     if recipe.infinite:
@@ -56,32 +56,54 @@ def train_students(
         generator=generator,
         dtype=S.dtype,
     )
+    batches = _batches(S, A, recipe, n_students, generator)
     if recipe.residual or recipe.weight_decay or recipe.optimizer == "adamw":
-        return _train_by_autograd(theta, S, A, arch, recipe)
+        return _train_by_autograd(theta, batches, arch, recipe)
     loop = InnerLoop(
         recipe,
         obs_dim=S.shape[1],
         act_dim=A.shape[1],
-        n_syn=len(S),
+        n_syn=_batch_size(recipe, len(S)),
         n_students=n_students,
         device=S.device,
         precision=str(S.dtype).removeprefix("torch."),
     )
-    return loop.train(theta, S, A, steps=recipe.steps)
+    loop.start(theta)
+    for x, u in batches:
+        loop.feed(x, u)
+        loop.advance()
+    return loop.master
+
+
+def _batch_size(recipe: StudentRecipe, n_pairs: int) -> int:
+    return recipe.batch if 0 < recipe.batch < n_pairs else n_pairs
+
+
+def _batches(
+    S: Tensor, A: Tensor, recipe: StudentRecipe, n_students: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pairs of each step: all of them, or (K, batch, ·), each student's own draw."""
+    n = _batch_size(recipe, len(S))
+    for _ in range(recipe.steps):
+        if n == len(S):
+            yield S, A
+        else:
+            i = torch.randint(len(S), (n_students, n), generator=generator, device=S.device)
+            yield S[i], A[i]
 
 
 def _train_by_autograd(
-    theta: Tensor, S: Tensor, A: Tensor, arch: Architecture, recipe: StudentRecipe
+    theta: Tensor, batches: Iterator[tuple[Tensor, Tensor]], arch: Architecture, recipe: StudentRecipe
 ) -> Tensor:
     theta.requires_grad_()
     optimizer = make_optimizer(theta, recipe)
-    for _ in range(recipe.steps):
+    for x, u in batches:
         optimizer.zero_grad(set_to_none=True)
-        z = forward(theta, S, arch, logits=True)
+        z = forward(theta, x, arch, logits=True)
         if recipe.head == "softmax":
-            loss = -(A * torch.log_softmax(z, -1)).sum(-1).mean(-1).sum()
+            loss = -(u * torch.log_softmax(z, -1)).sum(-1).mean(-1).sum()
         else:
-            loss = (apply_head(z, recipe.head) - A).square().mean((1, 2)).sum()
+            loss = (apply_head(z, recipe.head) - u).square().mean((1, 2)).sum()
         loss.backward()
         optimizer.step()
     return theta.detach()

@@ -116,7 +116,7 @@ class Synset:
     def __repr__(self) -> str:
         return (
             f"Synset of {len(self)} pairs (obs_dim {self.observation_codec.dim}, act_dim {self.action_codec.dim}), "
-            f"distilled from {', '.join(self.source.dataset_ids)}"
+            f"{self._made_from()} {', '.join(self.source.dataset_ids)}"
         )
 
     def with_metadata(self, **entries: Any) -> Synset:
@@ -307,6 +307,11 @@ class Synset:
             }
         )
 
+    def _made_from(self) -> str:
+        """How its pairs came from the source, for people."""
+        expansion = self.metadata.get("expansion")
+        return f"made of {expansion['n_syn']} distilled from" if expansion else "distilled from"
+
     def _minari_metadata(self, dataset_id: str) -> dict[str, Any]:
         """Minari's own keys; those that the source lacks are left out."""
         source = self.source
@@ -326,6 +331,6 @@ class Synset:
             "author": list(source.author),
             "author_email": [],
             "code_permalink": "",
-            "description": f"{len(self)} synthetic pairs distilled from {', '.join(source.dataset_ids)}. {USE}",
+            "description": f"{len(self)} synthetic pairs {self._made_from()} {', '.join(source.dataset_ids)}. {USE}",
             **{key: value for key, value in known.items() if value is not None},
         }

@@ -1,6 +1,7 @@
 """The benchmark: cells resume, failures stay alone, students use the optimiser named, tables follow from rows."""
 
 import dataclasses
+import importlib
 import json
 import subprocess
 import sys
@@ -206,6 +207,27 @@ def test_every_student_uses_the_optimiser_named(dataset, tmp_path, monkeypatch):
             assert optimizer.powers.tolist() == pytest.approx(
                 [0.9**4, 0.999**4]
             )  # four steps since the reset
+
+
+def test_networks_are_taught_by_the_pairs_own_student(dataset, tmp_path, monkeypatch):
+    """The reading "expanded": many pairs, general students on minibatches, a table beside the synset's own students."""
+    expanding = importlib.import_module("minari_distill.expand")
+    monkeypatch.setattr(cells, "EXPANDED_PAIRS", 50)
+    monkeypatch.setattr(expanding, "RECIPE", expanding.RECIPE.replace(hidden_width=16, steps=4, batch=8))
+    options = FEW | {"preset": "infinite", "baselines": False}
+    wanted = grid([dataset], settings=TINY, groups=["main", "expanded"], **options)
+    assert run_cells(wanted, tmp_path, threads=1).failed == {}
+    rows = collect(tmp_path)
+    (one,) = [r for r in rows if r["group"] == "expanded"]
+    assert (one["n_pairs"], one["n_syn"], one["n_policies"], one["protocol"]) == (50, 8, 2, "expanded")
+    assert (one["student_batch"], one["student_steps"]) == (8, 4) and not json.loads(one["student_recipe"])[
+        "infinite"
+    ]
+    recipe = next(r for r in rows if r["protocol"] == "recipe")
+    assert (recipe["n_pairs"], recipe["n_policies"], recipe["outer_steps"]) == (8, 1, one["outer_steps"])
+    made = tables.all_tables(rows)["table6"]
+    columns = "| students | auto (infinite), `recipe` | auto (infinite), `general` | auto (infinite), expanded to 50 pairs |"
+    assert made.startswith(columns)
 
 
 @pytest.mark.parametrize("discrete", [False, True])

@@ -10,9 +10,7 @@ from __future__ import annotations
 import torch
 
 from minari_distill.config import GENERAL_RECIPE
-from minari_distill.inner.loop import InnerLoop
-from minari_distill.networks import Architecture, initialize
-from minari_distill.students import Policy
+from minari_distill.students import Policy, train_students
 from minari_distill.transitions import Transitions
 
 
@@ -39,17 +37,7 @@ def clone_all(
     units = transitions.units()
     x = units.normalise(torch.as_tensor(transitions.observations).float()).to(device)
     u = units.scale(torch.as_tensor(transitions.actions).float()).to(device)
-    recipe = GENERAL_RECIPE.replace(steps=steps, head="softmax" if codec.is_discrete else "tanh")
-    arch = Architecture.of(recipe, x.shape[1], u.shape[1])
-    generator = torch.Generator(device).manual_seed(seed)
-    theta = initialize(arch, n_students, scheme=recipe.init, generator=generator)
-    loop = InnerLoop(
-        recipe, obs_dim=x.shape[1], act_dim=u.shape[1], n_syn=batch, n_students=n_students, device=device
-    )
-    loop.start(theta)
-    for _ in range(steps):
-        i = torch.randint(len(x), (n_students, batch), generator=generator, device=device)
-        loop.feed(x[i], u[i])
-        loop.advance()
-    theta = loop.master.cpu()
-    return Policy(theta, recipe, units, transitions.observation_codec, codec)
+    head = "softmax" if codec.is_discrete else "tanh"
+    recipe = GENERAL_RECIPE.replace(steps=steps, batch=batch, head=head)
+    theta = train_students(x, u, recipe, n_students, torch.Generator(device).manual_seed(seed))
+    return Policy(theta.cpu(), recipe, units, transitions.observation_codec, codec)

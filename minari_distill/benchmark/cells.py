@@ -5,6 +5,7 @@ readings    main            students of both protocols
             ensembles       students whose actions are averaged
             architectures   2 to 6 layers, and 4 with residual connections
             optimizers      SGD, momentum, Adam, AdamW
+            expanded        networks taught by the pairs' own student (`expand.py`)
             snapshots       the best synset after so many outer steps
 """
 
@@ -37,7 +38,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam", "lr": 1e-3},
     "adamw": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2},
 }
-READING_GROUPS = ["main", "ensembles", "architectures", "optimizers"]
+READING_GROUPS = ["main", "ensembles", "architectures", "optimizers", "expanded"]
+EXPANDED_PAIRS = 20_000
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,13 @@ class Reading:
 
     Attributes:
         group: One of the module's reading groups, or "snapshots".
-        protocol: "recipe", "general", "teacher" or "bc".
+        protocol: "recipe", "general", "teacher", "bc" or "expanded".
         n_policies: Policies that are rolled out, each an ensemble of `ensemble` students.
         ensemble: 1 = no ensemble.
         variant: Of the group, as "3 layers".
         changes: Fields of the student recipe that are replaced.
         outer_step: The synset as it was after so many outer steps; None = at the end.
+        n_expanded: Pairs that the synset is expanded to before it is read; 0 = it is read as it is.
     """
 
     group: str
@@ -102,6 +105,7 @@ class Reading:
     variant: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
     outer_step: int | None = None
+    n_expanded: int = 0
 
     @property
     def key(self) -> str:
@@ -285,6 +289,11 @@ def synset_readings(
             Reading("snapshots", protocol, n_students, variant=f"step {step}", outer_step=step)
             for step in snapshots
         ]
+    if "expanded" in groups:
+        variant = f"{EXPANDED_PAIRS:,} pairs"
+        readings.append(
+            Reading("expanded", "expanded", n_students, variant=variant, n_expanded=EXPANDED_PAIRS)
+        )
     return readings
 
 

@@ -21,11 +21,12 @@ import torch
 from minari_distill import __version__
 from minari_distill.benchmark.bc import clone_all
 from minari_distill.benchmark.cells import Cell, Reading
-from minari_distill.config import make_config
+from minari_distill.config import StudentRecipe, make_config
 from minari_distill.devices import resolve_device
 from minari_distill.distill import distill
 from minari_distill.errors import ConfigError
 from minari_distill.evaluate import Evaluation, TeacherPolicy, evaluate
+from minari_distill.expand import expand
 from minari_distill.loading import load_synset
 from minari_distill.objectives import needs_teacher
 from minari_distill.progress import Progress, Report
@@ -126,8 +127,8 @@ def _synset_rows(
     scored: dict[Any, Row] = {}  # protocols whose recipes are the same train the same students
     for reading in readings:
         synset = synsets[reading.outer_step]
-        recipe = resolve_recipe(synset.recipe, reading.protocol, reading.changes)
-        key = (reading.outer_step, recipe, reading.n_policies, reading.ensemble)
+        recipe = _recipe(synset, reading)
+        key = (reading.outer_step, recipe, reading.n_policies, reading.ensemble, reading.n_expanded)
         if key not in scored:
             scored[key] = score_reading(synset, cell, reading, report)
         yield reading, scored[key]
@@ -137,7 +138,9 @@ def score_reading(synset: Synset, cell: Cell, reading: Reading, report: Report) 
     """Train a reading's students on a synset, roll them out, and say so in a row."""
     assert synset.config is not None
     device = resolve_device(synset.config.device)
-    recipe = resolve_recipe(synset.recipe, reading.protocol, reading.changes)
+    if reading.n_expanded:
+        synset = expand(synset, reading.n_expanded, seed=cell.seed)
+    recipe = _recipe(synset, reading)
     asked = reading.n_policies
     if (
         recipe.infinite
@@ -157,7 +160,7 @@ def score_reading(synset: Synset, cell: Cell, reading: Reading, report: Report) 
     metadata = synset.metadata
     return {
         **_scored(result),
-        **_trained(trained, seconds, len(synset)),
+        **_trained(trained, seconds, recipe.batch or len(synset)),
         "n_pairs": len(synset),
         "outer_steps": metadata["outer_steps_done"],
         "best_step": metadata["best_step"],
@@ -165,6 +168,11 @@ def score_reading(synset: Synset, cell: Cell, reading: Reading, report: Report) 
         "distillation_seconds": metadata["seconds"]["distillation"],
         "config": _json(synset.config),
     }
+
+
+def _recipe(synset: Synset, reading: Reading) -> StudentRecipe:
+    protocol = "recipe" if reading.n_expanded else reading.protocol
+    return resolve_recipe(synset.recipe, protocol, reading.changes)
 
 
 def _snapshots(

@@ -44,6 +44,7 @@ def all_tables(rows: Sequence[Row]) -> dict[str, str]:
         "table3": ensembles_table,
         "table4": cost_table,
         "table5": sizes_table,
+        "table6": expanded_table,
     }
     made = {name: maker(rows) for name, maker in makers.items()}
     return {name: text for name, text in made.items() if text}
@@ -150,6 +151,23 @@ def sizes_table(rows: Sequence[Row]) -> str:
         for line in lines
     ]
     return f"{markdown(['dataset', 'students', *map(str, sizes)], body)}\n\n{protocol_line(shown)}"
+
+
+def expanded_table(rows: Sequence[Row]) -> str:
+    """Table 6: networks taught by the pairs' own students, beside these and those taught by the pairs."""
+    expanded = at_largest_size(r for r in rows if r["group"] == "expanded")
+    if not expanded:
+        return ""
+    read = {_synset(r) for r in expanded}
+    main = [r for r in rows if r["group"] == "main" and _synset(r) in read]
+    return _by_dataset(
+        [*main, *expanded],
+        "students",
+        lambda r: (
+            f"{method_name(r)}, " + (f"expanded to {r['variant']}" if r["variant"] else f"`{r['protocol']}`")
+        ),
+        lambda r: (method_order(r), [*PROTOCOLS, "expanded"].index(r["protocol"])),
+    )
 
 
 # ------------------------------------------------------------------------------------------- a score

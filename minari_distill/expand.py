@@ -1,0 +1,76 @@
+"""More pairs out of a synset's own student: what 256 pairs say of the states around them, for networks of any codebase.
+
+    x_i = S_{i mod n_syn} + σ ε_i,   ε_i ~ N(0, I),   normalised;       a_i = π(x_i),  π the student of the synset's recipe
+
+A network cannot read pairs that were distilled for students of infinite width (`infinite.py`), but it can be taught by such
+a student, and the states near the pairs are enough to do so: no dataset is needed, since the pairs lie where the data lie.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from minari_distill.config import GENERAL_RECIPE
+from minari_distill.errors import ConfigError
+from minari_distill.layout import to_json
+from minari_distill.students import behavior_clone
+from minari_distill.synset import Synset
+
+NOISE = 0.5  # σ: smaller leaves gaps between the pairs, larger leaves the data's states (docs/results.md)
+RECIPE = GENERAL_RECIPE.replace(batch=256, steps=5000)
+"""How a network is taught by many pairs: the general student, on minibatches."""
+_CHUNK = 4096  # states asked at once
+
+
+def expand(synset: Synset, n_pairs: int = 20_000, *, noise: float = NOISE, seed: int = 0) -> Synset:
+    """A synset of many pairs, labelled by the student that a synset of few was distilled for; in seconds, from nothing else.
+
+    >>> many = expand(synset)  # doctest: +SKIP
+    >>> many.save("me/hopper-expanded-v0")  # for any codebase's behavioural cloning  # doctest: +SKIP
+
+    Args:
+        synset: The pairs. Their own recipe is what labels: one student of infinite width, or one network.
+        n_pairs: Pairs to make.
+        noise: σ, in standard deviations of the source's observations.
+        seed: Of the noise, and of a network's initial parameters.
+
+    Returns:
+        Pairs in the source's spaces, with a recipe of their own: a general student on minibatches of 256, for 5000 steps.
+        `metadata["expansion"]` tells what they were made of.
+
+    Raises:
+        ConfigError: No pairs asked, or negative noise.
+    """
+    if n_pairs < 1:
+        raise ConfigError(f"n_pairs={n_pairs} must be at least 1, for example n_pairs=20_000.")
+    if not noise >= 0:
+        raise ConfigError(f"noise={noise} must not be negative, for example noise={NOISE}.")
+    student = behavior_clone(synset, seed=seed)
+    units, codec = synset.units(), synset.observation_codec
+    generator = torch.Generator().manual_seed(seed)
+    S = units.normalise(torch.as_tensor(synset.observations))
+    x = S[torch.arange(n_pairs) % len(S)]
+    x = x + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    obs = codec.project(units.denormalise(x).numpy(), soft=True)
+    act = np.concatenate(
+        [student.act_vectors(rows) for rows in np.split(obs, range(_CHUNK, n_pairs, _CHUNK))]
+    )
+    told = {
+        "n_syn": len(synset),
+        "noise": noise,
+        "seed": seed,
+        "recipe": to_json(dataclasses.asdict(synset.recipe)),
+    }
+    head = "softmax" if synset.action_codec.is_discrete else RECIPE.head
+    about = {k: v for k, v in synset.metadata.items() if k != "scores"}  # which are of the pairs themselves
+    return dataclasses.replace(
+        synset,
+        observations=obs,
+        actions=synset.action_codec.project(act, soft=True),
+        recipe=RECIPE.replace(head=head),
+        input_metric=None,
+        metadata={**about, "expansion": told},
+    )
