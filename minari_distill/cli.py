@@ -213,7 +213,9 @@ def expand(
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="Minari id of the many pairs.")],
     pairs: Annotated[int, typer.Option(help="Pairs to make.")] = 20_000,
-    noise: Annotated[float, typer.Option(help="Around the synset's states, in standard deviations.")] = NOISE,
+    noise: Annotated[
+        float, typer.Option(help="Around the synset's states, in their standard deviations.")
+    ] = NOISE,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a synset of that id.")] = False,
     as_json: JsonFlag = False,

@@ -1,9 +1,10 @@
 """More pairs out of a synset's own student: what 256 pairs say of the states around them, for networks of any codebase.
 
-    x_i = S_{i mod n_syn} + σ ε_i,   ε_i ~ N(0, I),   normalised;       a_i = π(x_i),  π the student of the synset's recipe
+    x_i = S_{i mod n} + σ Σ_j z_ij (S_j − S̄) / √n,   z_ij ~ N(0, 1);       a_i = π(x_i),   π the student of the synset's recipe
 
-A network cannot read pairs that were distilled for students of infinite width (`infinite.py`), but it can be taught by such
-a student, and the states near the pairs are enough to do so: no dataset is needed, since the pairs lie where the data lie.
+S are the n pairs' normalised states; the noise has their covariance, hence stays where they lie. A network cannot read
+pairs that were distilled for students of infinite width (`infinite.py`), but it can be taught by such a student, and the
+states around the pairs are enough to do so: no dataset is needed, since the pairs lie where the data lie.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from minari_distill.layout import to_json
 from minari_distill.students import behavior_clone
 from minari_distill.synset import Synset
 
-NOISE = 0.5  # σ: smaller leaves gaps between the pairs, larger leaves the data's states (docs/results.md)
-RECIPE = GENERAL_RECIPE.replace(batch=256, steps=5000)
+NOISE = 0.5  # σ: smaller leaves gaps between the pairs, larger leads away from the data's states (docs/results.md)
+RECIPE = GENERAL_RECIPE.replace(batch=256, steps=10_000)
 """How a network is taught by many pairs: the general student, on minibatches."""
 _CHUNK = 4096  # states asked at once
 
@@ -34,11 +35,11 @@ def expand(synset: Synset, n_pairs: int = 20_000, *, noise: float = NOISE, seed:
     Args:
         synset: The pairs. Their own recipe is what labels: one student of infinite width, or one network.
         n_pairs: Pairs to make.
-        noise: σ, in standard deviations of the source's observations.
+        noise: σ, in standard deviations of the pairs' own states.
         seed: Of the noise, and of a network's initial parameters.
 
     Returns:
-        Pairs in the source's spaces, with a recipe of their own: a general student on minibatches of 256, for 5000 steps.
+        Pairs in the source's spaces, with a recipe of their own: a general student on minibatches of 256, for 10 000 steps.
         `metadata["expansion"]` tells what they were made of.
 
     Raises:
@@ -52,9 +53,13 @@ def expand(synset: Synset, n_pairs: int = 20_000, *, noise: float = NOISE, seed:
     units, codec = synset.units(), synset.observation_codec
     generator = torch.Generator().manual_seed(seed)
     S = units.normalise(torch.as_tensor(synset.observations))
-    x = S[torch.arange(n_pairs) % len(S)]
-    x = x + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    obs = codec.project(units.denormalise(x).numpy(), soft=True)
+    apart = (S - S.mean(0)) / len(S) ** 0.5
+    blocks = []
+    for first in range(0, n_pairs, _CHUNK):
+        i = torch.arange(first, min(first + _CHUNK, n_pairs))
+        z = torch.randn(len(i), len(S), generator=generator, dtype=S.dtype)
+        blocks.append(units.denormalise(S[i % len(S)] + noise * z @ apart).numpy())
+    obs = codec.project(np.concatenate(blocks), soft=True)
     act = np.concatenate(
         [student.act_vectors(rows) for rows in np.split(obs, range(_CHUNK, n_pairs, _CHUNK))]
     )

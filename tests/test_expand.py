@@ -59,14 +59,15 @@ def test_without_noise_the_states_come_back_in_turn():
     np.testing.assert_allclose(many.observations, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_noise_is_in_the_sources_standard_deviations():
-    """Worked: 20 000 draws around the states have σ to a few per cent, in every direction."""
+def test_the_noise_has_the_covariance_of_the_states():
+    """Worked: 20 000 draws around the states have σ² times their covariance, to a few per cent."""
     synset = few()
     units = synset.units()
     many = expand(synset, 20_000, noise=0.5)
-    x, S = (units.normalise(torch.as_tensor(s.observations)) for s in (many, synset))
+    x, S = (units.normalise(torch.as_tensor(s.observations)).double() for s in (many, synset))
     drawn = x - S[torch.arange(20_000) % len(S)]
-    torch.testing.assert_close(drawn.std(0), torch.full((S.shape[1],), 0.5, dtype=x.dtype), rtol=0.03, atol=0)
+    expected = 0.25 * torch.cov(S.T, correction=0)
+    assert (torch.cov(drawn.T) - expected).abs().max() < 0.04 * expected.diagonal().max()
 
 
 def test_what_it_was_made_of_is_kept(tmp_path):
