@@ -5,7 +5,7 @@
 Each argument is a Minari id, or several joined by "+", and after "=" the name in the gallery (else the id without its
 first part; "-v0" is added where no version is given). The teacher is filtered behavioural cloning (`--preset quick`'s),
 which takes seconds; whatever else is set by --set. Scored are students of the synset's own recipe and plain ones that
-nothing was tuned for.
+nothing was tuned for; at infinite width also networks that are taught by many pairs of few (`expand`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ def make(dataset: str, name: str, **settings: object) -> None:
         f"ensemble of {N_ENSEMBLE}": md.evaluate(ensemble, synset, n_episodes=N_EPISODES),
         "teacher": md.evaluate(policy, synset, n_episodes=N_STUDENTS * N_EPISODES),
     }
-    if synset.recipe != md.GENERAL_RECIPE:
+    if synset.recipe.infinite:  # its students are all the same one; networks learn from many pairs of few
+        one = md.behavior_clone(synset)
+        scores["recipe students"] = md.evaluate(one, synset, n_episodes=N_STUDENTS * N_EPISODES)
+        taught = md.behavior_clone(md.expand(synset), n_policies=N_STUDENTS).members()
+        scores["networks taught by expanded pairs"] = md.evaluate(taught, synset, n_episodes=N_EPISODES)
+    elif synset.recipe != md.GENERAL_RECIPE:
         own = md.behavior_clone(synset, n_policies=N_STUDENTS).members()
         scores["recipe students"] = md.evaluate(own, synset, n_episodes=N_EPISODES)
     kept = synset.with_metadata(scores={name: score.to_json() for name, score in scores.items()})

@@ -27,6 +27,7 @@ class GalleryEntry:
         recipe_score: Mean score of students of the synset's own recipe, which `behavior_clone` trains; normalised.
         score: Likewise of students that nothing was tuned for (`recipe="general"`).
         teacher_score: The teacher's, likewise.
+        expanded_score: Likewise of networks taught by many pairs of few (`expand.py`), where the recipe is of infinite width.
     """
 
     id: str
@@ -36,6 +37,7 @@ class GalleryEntry:
     recipe_score: float
     score: float
     teacher_score: float
+    expanded_score: float | None = None
 
 
 class Gallery(list[GalleryEntry]):
@@ -43,10 +45,11 @@ class Gallery(list[GalleryEntry]):
 
     def __str__(self) -> str:
         width = max((len(entry.id) for entry in self), default=2)
-        lines = [f"{'id':{width}}  pairs  own recipe  general  teacher  environment"]
+        lines = [f"{'id':{width}}  pairs  own recipe  general  expanded  teacher  environment"]
         for e in self:
+            expanded = "–" if e.expanded_score is None else f"{e.expanded_score:.1f}"
             lines.append(
-                f"{e.id:{width}}  {e.n_syn:5}  {e.recipe_score:10.1f}  {e.score:7.1f}  {e.teacher_score:7.1f}  {e.environment}"
+                f"{e.id:{width}}  {e.n_syn:5}  {e.recipe_score:10.1f}  {e.score:7.1f}  {expanded:>8}  {e.teacher_score:7.1f}  {e.environment}"
             )
         return "\n".join(lines)
 
@@ -74,6 +77,7 @@ def gallery() -> Gallery:
                 recipe_score=scores.get("recipe students", general)["mean"],  # absent where the two are one
                 score=general["mean"],
                 teacher_score=scores["teacher"]["mean"],
+                expanded_score=scores.get("networks taught by expanded pairs", {}).get("mean"),
             )
         )
     return entries
