@@ -58,3 +58,8 @@ def export(
     )
     console.print(f"Read it with: {FORMATS[to][2]}", soft_wrap=True, markup=False, highlight=False)
     console.print(USE, soft_wrap=True)
+    if loaded.recipe.infinite:
+        console.print(
+            f"Networks read these pairs badly. Make many of them first: minari-distill expand {synset} -o me/many-v0",
+            soft_wrap=True,
+        )

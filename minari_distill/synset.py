@@ -310,7 +310,8 @@ class Synset:
     def _made_from(self) -> str:
         """How its pairs came from the source, for people."""
         expansion = self.metadata.get("expansion")
-        return f"made of {expansion['n_syn']} distilled from" if expansion else "distilled from"
+        few = expansion.get("n_syn") if isinstance(expansion, dict) else None
+        return f"made of {few} distilled from" if isinstance(few, int) else "distilled from"
 
     def _minari_metadata(self, dataset_id: str) -> dict[str, Any]:
         """Minari's own keys; those that the source lacks are left out."""

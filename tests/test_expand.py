@@ -17,6 +17,7 @@ from minari_distill.cli import app
 from minari_distill.config import StudentRecipe
 from minari_distill.errors import ConfigError
 from minari_distill.expand import RECIPE, expand
+from minari_distill.hub.card import write_card
 from tests.conftest import PENDULUM_ACTIONS, PENDULUM_OBSERVATIONS
 from tests.synsets import make_synset
 
@@ -121,6 +122,26 @@ def test_networks_learn_from_many_what_they_cannot_from_few():
 def test_bad_numbers_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         expand(few(), **changes)
+
+
+def test_who_exports_or_finds_pairs_that_networks_cannot_read_is_told(tmp_path):
+    """On the command line and on the Hub's card; of many pairs made of few, the card says so instead."""
+    synset = few()
+    synset.save("me/few-v0")
+    command = ["export", "me/few-v0", "--to", "npz", "--out", str(tmp_path / "few.npz")]
+    advice = "minari-distill expand me/few-v0 -o me/many-v0"
+    assert advice in " ".join(CliRunner().invoke(app, command).output.split())
+    card = write_card(None, synset, "me/repo", "few-v0", figures=[], present=[])
+    assert "minari-distill expand hf://me/repo/few-v0 -o me/many-v0" in card
+    many = write_card(None, expand(synset, 30), "me/repo", "many-v0", figures=[], present=[])
+    assert f"| made of | {len(synset)} distilled pairs" in many and "read these pairs badly" not in many
+
+
+@pytest.mark.parametrize("expansion", ["x", 3, {}, {"n_syn": None}])
+def test_odd_metadata_of_others_does_no_harm(expansion):
+    synset = few().with_metadata(expansion=expansion)
+    assert "pairs (obs_dim 3, act_dim" in repr(synset) and "made of" not in repr(synset)
+    assert "| made of |" not in write_card(None, synset, "me/repo", "few-v0", figures=[], present=[])
 
 
 def test_the_command(tmp_path, monkeypatch):

@@ -291,6 +291,15 @@ def describe(synset: Synset, repo_id: str, name: str, figures: Sequence[str]) ->
         + (", probabilities of the actions" if synset.action_codec.is_discrete else ""),
         "student": synset.recipe.told + (" of `synset.json`" if synset.recipe.in_metric else ""),
     }
+    expansion = metadata.get("expansion")
+    if isinstance(expansion, dict) and _is_number(expansion.get("n_syn")):
+        rows["made of"] = (
+            f"{expansion['n_syn']} distilled pairs, by `expand` from the student that they were distilled for"
+        )
+    if synset.recipe.infinite:
+        rows["for networks"] = (
+            f"they read these pairs badly: first `minari-distill expand hf://{repo_id}/{name} -o me/many-v0`"
+        )
     if config:
         rows["objective"] = (
             f"{_inline(config.objective)}, {config.outer_steps} outer steps, seed {config.seed}"
