@@ -222,11 +222,11 @@ def pose(
         best[best_transitions(transitions, config.top_fraction)] = True
         held = _held_out(transitions, config, generator, best)
         seen = best & ~held
-    if seen.sum() < config.n_syn:
-        raise DatasetError(
-            f"n_syn={config.n_syn}, but objective={objective.name!r} asks {seen.sum()} states alone, those of the best episodes. "
-            f"Give n_syn of at most {seen.sum()}, or a top_fraction above {config.top_fraction}."
-        )
+        if seen.sum() < config.n_syn:
+            raise DatasetError(
+                f"n_syn={config.n_syn}, but objective={objective.name!r} asks {seen.sum()} states alone, those of the best episodes. "
+                f"Give n_syn of at most {seen.sum()}, or a top_fraction above {config.top_fraction}."
+            )
     clone = None
     if objective.needs_clone and config.clone_steps:
         what = _BEST if objective.best_only else _DATA
