@@ -66,50 +66,58 @@ class InnerLoop:
         segments = max(1, -(-window // fits))
         self.segment = max(1, -(-window // segments))  # steps whose records are kept at once
 
-        self.passes = Passes(self.arch, self.K, n_syn, **both)
-        self.tape = [Record.empty(self.arch, self.K, n_syn, **both) for _ in range(self.segment)]
         self.master = torch.zeros(shape, **wide)  # θ under training; `theta` holds what the passes read
-        room = torch.zeros(self.segment, *shape, **narrow)
-        self.theta = [Parameters.of(row, self.arch) for row in room]
-        self.grad = Parameters.of(torch.zeros(shape, **narrow), self.arch)
-        self.optimizer: Sgd | Adam = inner_optimizer(recipe, self.master, self.segment)
         self.weight = 1.0 / n_syn if self.arch.head == "softmax" else 1.0 / (n_syn * act_dim)
-        self.S = torch.ones(self.K, n_syn, obs_dim + 1, **narrow)  # the last column stays ones, for b_1
-        self.A = torch.zeros(self.K, n_syn, act_dim, **wide)
         self._saved: list[list[Tensor]] = []
         self._lengths: list[int] = []
-        if window:
-            self.lam = torch.zeros(shape, **wide)  # Λ = −α ∂H/∂θ
-            self.V = Parameters.of(torch.zeros(shape, **narrow), self.arch)
-            self.hvp = Parameters.of(torch.zeros(shape, **narrow), self.arch)
-            self.dS = torch.zeros(self.K, n_syn, obs_dim, **wide)
-            self.dA = torch.zeros(self.K, n_syn, act_dim, **wide)
-            self._saved = [[torch.zeros_like(t) for t in self.state()] for _ in range(segments - 1)]
+        with (
+            torch.inference_mode()
+        ):  # no bookkeeping for autograd: a hundred small calls an inner step feel it
+            self.passes = Passes(self.arch, self.K, n_syn, **both)
+            self.tape = [Record.empty(self.arch, self.K, n_syn, **both) for _ in range(self.segment)]
+            room = torch.zeros(self.segment, *shape, **narrow)
+            self.theta = [Parameters.of(row, self.arch) for row in room]
+            self.grad = Parameters.of(torch.zeros(shape, **narrow), self.arch)
+            self.optimizer: Sgd | Adam = inner_optimizer(recipe, self.master, self.segment)
+            self.S = torch.ones(self.K, n_syn, obs_dim + 1, **narrow)  # the last column stays ones, for b_1
+            self.A = torch.zeros(self.K, n_syn, act_dim, **wide)
+            if window:
+                self.lam = torch.zeros(shape, **wide)  # Λ = −α ∂H/∂θ
+                self.V = Parameters.of(torch.zeros(shape, **narrow), self.arch)
+                self.hvp = Parameters.of(torch.zeros(shape, **narrow), self.arch)
+                self.dS = torch.zeros(self.K, n_syn, obs_dim, **wide)
+                self.dA = torch.zeros(self.K, n_syn, act_dim, **wide)
+                self._saved = [[torch.zeros_like(t) for t in self.state()] for _ in range(segments - 1)]
 
     def begin(self, theta_0: Tensor, S: Tensor, A: Tensor) -> None:
         """Load fresh students (K, P) and the synset: S (n, obs_dim) normalised, A (n, act_dim)."""
         self.feed(S, A)
         self.start(theta_0)
 
+    @torch.inference_mode()
     def start(self, theta_0: Tensor) -> None:
         """Fresh students (K, P), at step 0."""
         self.master.copy_(theta_0)
         self.optimizer.reset()
 
+    @torch.inference_mode()
     def feed(self, S: Tensor, A: Tensor) -> None:
         """The pairs of the next steps, for all students alike or (K, n, ·) for each its own."""
         self.S[..., :-1].copy_(S)
         self.A.copy_(A)
 
+    @torch.inference_mode()
     def resume(self, students: list[Tensor]) -> None:
         """Go on with students under way: θ (K, P) and the optimiser's state, as `state` lists them."""
         for now, saved in zip(self.state(), students, strict=True):
             now.copy_(saved)
 
+    @torch.inference_mode()
     def advance(self) -> None:
         """One inner step that leaves no record."""
         self._step(0, note=False)
 
+    @torch.inference_mode()
     def record(self, window: int) -> Tensor:
         """The last `window` inner steps, recorded for `meta_gradient`; returns θ_T (K, P)."""
         whole, rest = divmod(window, self.segment)
@@ -128,6 +136,7 @@ class InnerLoop:
             self.advance()
         return self.record(window) if window else self.master
 
+    @torch.inference_mode()
     def meta_gradient(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         """(∂H/∂S, ∂H/∂A), (n, obs_dim) and (n, act_dim), of the recorded window; `lam` is ∂H/∂θ_T (K, P).
 
