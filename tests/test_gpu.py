@@ -72,6 +72,25 @@ def test_a_captured_step_equals_an_eager_one(pool, inner, meta_gradient, forgivi
     assert not torch.equal(captured.metric.cpu(), p.metric)
 
 
+@pytest.mark.parametrize("metric_share", [0.5, 1.0])
+def test_a_captured_step_at_infinite_width_equals_an_eager_one(metric_share):
+    """Alone, and in turn with steps for networks: the same pairs and the same metric."""
+    config = small(infinite_width=True, metric_share=metric_share, metric_lr=2e-2)
+    p, S, A = problem()
+    p = dataclasses.replace(p, metric=torch.diag(torch.tensor([2.0, 1.0, 0.5, 0.1])))
+    captured, eager = (OuterLoop(p, S, A, config, CUDA) for _ in range(2))
+    for replayed in (eager._replay_advance, eager._replay_finish, eager._replay_finish_in_metric):
+        replayed.on_gpu = False
+    for _ in range(10):
+        captured.step()
+        eager.step()
+    assert captured._replay_finish_in_metric.graph is not None
+    for name in ("S", "A", "metric"):
+        torch.testing.assert_close(getattr(captured, name), getattr(eager, name), rtol=1e-5, atol=1e-6)
+    assert not torch.equal(captured.metric.cpu(), p.metric)
+    assert captured.held_out_loss() == pytest.approx(eager.held_out_loss(), rel=1e-4)
+
+
 @pytest.mark.parametrize("meta_gradient", ["unroll", "kernel"])
 def test_a_step_never_waits_for_the_device(meta_gradient):
     """PyTorch's own detector of host synchronisation stays silent over captured steps."""
