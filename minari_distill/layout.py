@@ -27,9 +27,8 @@ import pyarrow.parquet as pq
 from minari.dataset.minari_storage import MinariStorage
 
 from minari_distill.errors import SynsetError
-from minari_distill.one_step_episodes import write_episodes
-from minari_distill.reading import stored_path
-from minari_distill.spaces import Part, SpaceCodec
+from minari_distill.one_step_episodes import read_vectors, write_episodes
+from minari_distill.spaces import SpaceCodec
 
 FORMAT = "minari_distill.synset"
 FORMAT_VERSION = 1
@@ -102,9 +101,6 @@ def read_pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Observations (n_syn, obs_dim) and actions (n_syn, act_dim) of the synset in `data`.
 
-    Every array's shape is checked before it is read, so that no file can ask for more memory than its
-    metadata says, and no link leads out of the file.
-
     Raises:
         SynsetError: The file is not what its metadata says.
     """
@@ -117,16 +113,12 @@ def read_pairs(
         with h5py.File(path, "r") as file:
             if len(file) != n_syn:
                 raise SynsetError(f"it holds {len(file)} episodes, its metadata says n_syn={n_syn}")
-            pairs = [
-                (
-                    _read_vector(file, i, "observation", 2, observation_codec),
-                    _read_vector(file, i, "action", 1, action_codec),
-                )
-                for i in range(n_syn)
-            ]
+            return (
+                read_vectors(file, n_syn, "observation", 2, observation_codec),
+                read_vectors(file, n_syn, "action", 1, action_codec),
+            )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise SynsetError(f"'{path}' cannot be read: {error}. Save or pull the synset anew.") from error
-    return np.stack([s for s, _ in pairs]), np.stack([a for _, a in pairs])
 
 
 def matrix_to_json(matrix: np.ndarray | None) -> list[Any] | None:
@@ -197,44 +189,6 @@ def _write_minari(
         "synset": record,
     }
     write_json(data / METADATA.name, MinariStorage.read_raw_metadata(data) | own)
-
-
-def _read_vector(file: h5py.File, i: int, kind: str, rows: int, codec: SpaceCodec) -> np.ndarray:
-    """The vector (dim,) of episode i's first observation, or of its action."""
-    episode = file.get(f"episode_{i}", getlink=True)
-    if not isinstance(episode, h5py.HardLink):
-        raise SynsetError(f"there is no episode_{i}")
-    group = file[f"episode_{i}"]
-
-    def read(part: Part) -> np.ndarray:
-        path = stored_path(f"{kind}s", part)
-        item: Any = group
-        for key in path.split("/"):
-            if not isinstance(item.get(key, getlink=True), h5py.HardLink):
-                raise SynsetError(f"there is no {path} in episode_{i}")
-            item = item[key]
-        shape = (rows, *part.shape)
-        if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external or item.shape != shape:
-            raise SynsetError(
-                f"{path} in episode_{i} has the shape {getattr(item, 'shape', None)}, expected {shape} and no "
-                "data outside of the file"
-            )
-        if item.chunks and np.prod(item.chunks) > _LARGEST_CHUNK:
-            raise SynsetError(f"{path} in episode_{i} lies in chunks of {item.chunks}")
-        return item[()]
-
-    vector = codec.encode_leaves(read)[0]
-    name = f"{kind}_vector"
-    if name in group.attrs:
-        fits = group.attrs.get_id(name).shape == vector.shape
-        exact = group.attrs[name].astype(vector.dtype) if fits else None
-        if exact is None or not np.array_equal(codec.project(exact[None])[0], vector):
-            raise SynsetError(f"the {name} in episode_{i} is not of its {kind}")
-        vector = exact
-    return vector
-
-
-_LARGEST_CHUNK = 2**24  # numbers: h5py reads a chunk whole, whatever the array's shape
 
 
 # ------------------------------------------------------------------------------------------------ files

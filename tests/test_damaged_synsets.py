@@ -102,6 +102,14 @@ DAMAGES = {
         "lies in chunks of",
     ),
     "text": (replace("episode_1/actions", data=[[b"x"]]), "not numbers"),
+    "another type": (
+        replace("episode_1/observations", data=np.zeros((2, 3))),
+        "observations in episode_1 holds float64 numbers, others float32",
+    ),
+    "a group of arrays": (
+        edit_file(lambda h, f: (h.pop("episode_1/observations"), h.create_group("episode_1/observations"))),
+        r"observations in episode_1 has the shape None, expected \(2, 3\)",
+    ),
     "NaN": (replace("episode_1/observations", data=np.full((2, 3), np.nan, "f4")), "is nan in row 1"),
     "out of bounds": (
         replace("episode_1/actions", data=np.full((1, 1), 9, "f4")),
@@ -111,6 +119,10 @@ DAMAGES = {
     "data outside": (edit_file(store_outside), "no data outside of the file"),
     "a vector of another pair": (
         edit_file(lambda h, f: h["episode_1"].attrs.update(action_vector=np.float32([1.5]))),
+        "the action_vector in episode_1 is not of its action",
+    ),
+    "a vector of text": (
+        edit_file(lambda h, f: h["episode_1"].attrs.update(action_vector=np.array([b"x"]))),
         "the action_vector in episode_1 is not of its action",
     ),
     "a long vector": (
