@@ -1,6 +1,6 @@
 """From a fresh interpreter to a running policy of a gallery synset, step by step, in seconds.
 
-python -m benchmarks.first_policy [gallery/hopper-medium-replay-v1]
+python -m benchmarks.first_policy [gallery/hopper-medium-replay-infinite-v0]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ print("; ".join(f"{name} {after - before:.2f}" for name, before, after in steps)
 """
 
 
-def main(synset: str = "gallery/hopper-medium-replay-v1", rounds: int = 3) -> None:
+def main(synset: str = "gallery/hopper-medium-replay-infinite-v0", rounds: int = 3) -> None:
     """Some rounds, each in an interpreter of its own."""
     for _ in range(rounds):
         subprocess.run([sys.executable, "-c", _STORY, synset], check=True)

@@ -2,7 +2,7 @@
 
 >>> import minari_distill as md
 >>> print(md.gallery())  # doctest: +SKIP
->>> policy = md.behavior_clone(md.load_synset("gallery/hopper-medium-replay-v1"))  # doctest: +SKIP
+>>> policy = md.behavior_clone(md.load_synset("gallery/hopper-medium-replay-infinite-v0"))  # doctest: +SKIP
 
 `benchmarks/make_gallery.py` distils them, from teachers that it learns itself.
 """

@@ -1,6 +1,6 @@
 """Reading a synset back: from Minari's folder, any folder, the gallery, the Hub.
 
->>> load_synset("gallery/hopper-medium-replay-v1")
+>>> load_synset("gallery/hopper-medium-replay-infinite-v0")
 Synset of 256 pairs (obs_dim 11, act_dim 3), distilled from obd/hopper/medium-replay-v0
 """
 
@@ -55,7 +55,7 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
 
     Args:
         source: A local Minari id, a folder, a `MinariDataset`, an id of the gallery that ships with the package
-            ("gallery/hopper-medium-replay-v0"; see `gallery`), or an address of a scheme in `ROADS`, for
+            ("gallery/hopper-medium-replay-infinite-v0"; see `gallery`), or an address of a scheme in `ROADS`, for
             instance "hf://me/hopper-synsets/hopper-medium-distilled-v0".
 
     Returns:

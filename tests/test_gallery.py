@@ -18,11 +18,25 @@ def test_every_entry_loads_and_names_its_provenance():
         assert " + ".join(synset.source.dataset_ids) == entry.dataset and entry.environment
         assert np.abs(synset.actions).max() <= 1.0
         assert entry.id in str(entries)
-        assert entry.score / entry.teacher_score > 0.5 and entry.recipe_score / entry.teacher_score > 0.8
+        networks = entry.expanded_score if synset.recipe.infinite else entry.score
+        assert networks / entry.teacher_score > 0.5 and entry.recipe_score / entry.teacher_score > 0.7
 
 
 def test_the_readme_s_first_policy_hops():
-    """Plain students of the Hopper synset score above half of their teacher in the mean, 4 students × 2 episodes.
+    """The one student of infinite width keeps nine tenths of its teacher's score, 3 episodes; all such students are the same."""
+    synset = md.load_synset("gallery/hopper-medium-replay-infinite-v0")
+    assert synset.recipe.infinite and synset.input_metric is not None
+    policy = md.behavior_clone(synset)
+    entry = next(e for e in md.gallery() if e.id == "gallery/hopper-medium-replay-infinite-v0")
+    assert md.evaluate(policy, synset, n_episodes=3).normalized.mean() > 0.9 * entry.teacher_score
+    again = md.behavior_clone(synset, seed=1)
+    np.testing.assert_array_equal(
+        again.act_vectors(synset.observations), policy.act_vectors(synset.observations)
+    )
+
+
+def test_plain_networks_hop():
+    """General students of the Hopper synset score above half of their teacher in the mean, 4 students × 2 episodes.
 
     One student alone may stumble on a processor that rounds in another way.
     """
