@@ -175,11 +175,12 @@ def evaluate(
     students: Annotated[
         int,
         typer.Option(
-            help="Students to train; those of infinite width are one, rolled out for all their episodes."
+            min=1,
+            help="Students to train; those of infinite width are one, rolled out for all their episodes.",
         ),
     ] = 5,
-    episodes: Annotated[int, typer.Option(help="Episodes a student.")] = 10,
-    ensemble: Annotated[int, typer.Option(help="Students in one averaging policy; 1 = none.")] = 1,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes a student.")] = 10,
+    ensemble: Annotated[int, typer.Option(min=1, help="Students in one averaging policy; 1 = none.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the students; episodes start from 1000 × seed.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:

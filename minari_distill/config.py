@@ -222,6 +222,11 @@ class DistillConfig:
             raise ConfigError(
                 f"window={self.window} must lie between 0 (all steps) and inner_steps={self.inner_steps}."
             )
+        if self.infinite_width and not self.metric_share:
+            raise ConfigError(
+                "infinite_width=True is of the students that read in the input metric, and metric_share=0 has none: "
+                "give metric_share=1.0, or infinite_width=False."
+            )
         if not 0 <= self.metric_share <= 1:
             raise ConfigError(f"metric_share={self.metric_share} is a share: give a number between 0 and 1.")
         if not 0 < self.holdout_fraction < 1 or not 0 < self.top_fraction <= 1:

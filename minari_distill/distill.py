@@ -26,7 +26,7 @@ from minari_distill.clone import Clone, clone_data
 from minari_distill.config import DistillConfig, make_config
 from minari_distill.devices import resolve_device, resolve_precision
 from minari_distill.draws import keyed_generator
-from minari_distill.errors import DatasetError
+from minari_distill.errors import ConfigError, DatasetError
 from minari_distill.initializers import initial_indices
 from minari_distill.labelling import label
 from minari_distill.metric import WIDEST, input_metric
@@ -109,7 +109,7 @@ def distill(
     transitions = load_transitions(
         dataset, drop=drop, dtype=dtype, memory_share=settings.memory_share, on_message=say
     )
-    settings = _fit_to(settings, transitions)
+    settings = _fit_to(settings, transitions, say)
     with Run.open(run_dir, settings, transitions.source, resume=resume, drop=drop, dtype=dtype) as run:
         given = given or run.teacher()
         learning = given is None and objective.needs_teacher
@@ -209,24 +209,22 @@ def pose(
     labels = label(transitions, units, teacher, config)
     obs = labels.obs
     assert obs is not None
-    if transitions.obs_dim > WIDEST:
-        config = _without_metric(config, say)
-    if config.objective == "auto" and labels.teacher_act is not None:
+    auto = config.objective == "auto"
+    if auto and labels.teacher_act is not None:
         distance = teacher_distance(obs, labels.act, labels.teacher_act, torch.from_numpy(held))
         labels = dataclasses.replace(labels, teacher_distance=distance)
         config = config.replace(objective=settled("auto", labels, config))
     objective, discrete = find_objective(config.objective), transitions.action_codec.is_discrete
     seen = ~held
     if objective.best_only:
-        best = np.zeros_like(held)
-        best[best_transitions(transitions, config.top_fraction)] = True
-        held = _held_out(transitions, config, generator, best)
-        seen = best & ~held
-        if seen.sum() < config.n_syn:
-            raise DatasetError(
-                f"n_syn={config.n_syn}, but objective={objective.name!r} asks {seen.sum()} states alone, those of the best episodes. "
-                f"Give n_syn of at most {seen.sum()}, or a top_fraction above {config.top_fraction}."
-            )
+        try:
+            seen, held = _of_the_best(transitions, config, generator)
+        except DatasetError:
+            if not auto:
+                raise
+            config = config.replace(objective="robust_dbc")
+            objective = find_objective(config.objective)
+            say(f"The best episodes hold too few states for n_syn={config.n_syn}: all are asked.")
     clone = None
     if objective.needs_clone and config.clone_steps:
         what = _BEST if objective.best_only else _DATA
@@ -279,12 +277,30 @@ def pose(
     return Posed(units, problem, S, A, config, labels.teacher_distance)
 
 
-def _without_metric(config: DistillConfig, say: Callable[[str], None]) -> DistillConfig:
-    if config.recipe.infinite:
-        say(
-            "There is no input metric here, so that the pairs are distilled for networks and not for infinite width."
+def _of_the_best(
+    transitions: Transitions, config: DistillConfig, generator: torch.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which states of the best episodes (N,) are seen, and which are held out."""
+    best = np.zeros(len(transitions), dtype=bool)
+    best[best_transitions(transitions, config.top_fraction)] = True
+    held = _held_out(transitions, config, generator, best)
+    seen = best & ~held
+    if seen.sum() < config.n_syn:
+        raise DatasetError(
+            f"n_syn={config.n_syn}, but objective={config.objective!r} asks {seen.sum()} states alone, those of the best episodes. "
+            f"Give n_syn of at most {seen.sum()}, or a top_fraction above {config.top_fraction}."
         )
-    return config.replace(metric_share=0.0)
+    return seen, held
+
+
+def _without_metric(config: DistillConfig, say: Callable[[str], None]) -> DistillConfig:
+    if not config.recipe.infinite:
+        return config.replace(metric_share=0.0)
+    say(
+        "There is no input metric here, so that the pairs are distilled for networks and not for infinite width."
+    )
+    # networks need their pool, else every step trains a student from its beginning
+    return config.replace(metric_share=0.0, infinite_width=False, student_pool=DistillConfig().student_pool)
 
 
 def _clone(
@@ -341,7 +357,7 @@ def seconds_per_outer_step(config: DistillConfig, obs_dim: int, act_dim: int) ->
     return (time.perf_counter() - started) / 2
 
 
-def _fit_to(config: DistillConfig, transitions: Transitions) -> DistillConfig:
+def _fit_to(config: DistillConfig, transitions: Transitions, say: Callable[[str], None]) -> DistillConfig:
     """The settings that only the data can decide."""
     least = round(len(transitions) * (1 - config.holdout_fraction)) - 1
     if config.n_syn > least:
@@ -351,6 +367,16 @@ def _fit_to(config: DistillConfig, transitions: Transitions) -> DistillConfig:
         )
     if transitions.action_codec.is_discrete:
         config = config.replace(head="softmax")
+    elif config.head == "softmax":
+        raise ConfigError(
+            'head="softmax" gives probabilities of discrete actions, and these actions are not. Give head="tanh" or head="linear".'
+        )
+    if transitions.obs_dim > WIDEST:
+        config = _without_metric(config, say)
+    if find_objective(config.objective).best_only:
+        generator = torch.Generator().manual_seed(config.seed)
+        _held_out(transitions, config, generator)  # as `pose` draws
+        _of_the_best(transitions, config, generator)
     return config.replace(precision=resolve_precision(config.precision, resolve_device(config.device)))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from minari_distill.env_specs import read_env_spec
-from minari_distill.errors import EnvironmentUnavailable
+from minari_distill.errors import ConfigError, EnvironmentUnavailable
 from minari_distill.progress import Progress, Report, silent
 from minari_distill.spaces import SpaceCodec
 from minari_distill.students import Policy
@@ -164,8 +164,13 @@ def evaluate(
 
     Raises:
         EnvironmentUnavailable: The environment cannot be made here; the reason and the repair are named.
+        ConfigError: No policy, or no episode.
     """
     policies = list(policy) if isinstance(policy, Sequence) else [policy]
+    if not policies or n_episodes < 1:
+        raise ConfigError(
+            f"{len(policies)} policies and n_episodes={n_episodes}: give one policy and one episode at least."
+        )
     source: Source = data if isinstance(data, Source) else data.source
     started = time.perf_counter()
     envs = [[make_environment(source) for _ in range(n_episodes)] for _ in policies]

@@ -10,6 +10,8 @@ states around the pairs are enough to do so: no dataset is needed, since the pai
 from __future__ import annotations
 
 import dataclasses
+import math
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ from minari_distill.synset import Synset
 NOISE = 0.5  # σ: smaller leaves gaps between the pairs, larger leads away from the data's states (docs/results.md)
 RECIPE = GENERAL_RECIPE.replace(batch=256, steps=10_000)
 """How a network is taught by many pairs: the general student, on minibatches."""
+_OF_THE_FEW = ("held_out_loss", "history", "best_step", "outer_steps_done", "skipped_steps")
+"""What the metadata say of the pairs themselves: of the many, it belongs under "expansion"."""
 _CHUNK = 4096  # states asked at once
 
 
@@ -43,12 +47,20 @@ def expand(synset: Synset, n_pairs: int = 20_000, *, noise: float = NOISE, seed:
         `metadata["expansion"]` tells what they were made of.
 
     Raises:
-        ConfigError: No pairs asked, or negative noise.
+        ConfigError: No pairs asked, negative noise, or a synset that holds expanded pairs already.
     """
-    if n_pairs < 1:
-        raise ConfigError(f"n_pairs={n_pairs} must be at least 1, for example n_pairs=20_000.")
-    if not noise >= 0:
-        raise ConfigError(f"noise={noise} must not be negative, for example noise={NOISE}.")
+    if not (isinstance(n_pairs, Integral) and n_pairs >= 1):
+        raise ConfigError(
+            f"n_pairs={n_pairs!r} must be a whole number, at least 1: for example n_pairs=20_000."
+        )
+    if not (isinstance(noise, Real) and 0 <= noise < math.inf):
+        raise ConfigError(f"noise={noise!r} must be a number, not negative: for example noise={NOISE}.")
+    if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
+        raise ConfigError(f"seed={seed!r} must be a whole number from 0 on, for example seed=0.")
+    if "expansion" in synset.metadata:
+        raise ConfigError(
+            f"These {len(synset)} pairs were made by expand already: expand the few that they were made of."
+        )
     student = behavior_clone(synset, seed=seed)
     units, codec = synset.units(), synset.observation_codec
     generator = torch.Generator().manual_seed(seed)
@@ -63,14 +75,15 @@ def expand(synset: Synset, n_pairs: int = 20_000, *, noise: float = NOISE, seed:
     act = np.concatenate(
         [student.act_vectors(rows) for rows in np.split(obs, range(_CHUNK, n_pairs, _CHUNK))]
     )
-    told = {
+    few = {k: synset.metadata[k] for k in _OF_THE_FEW if k in synset.metadata}
+    told = few | {
         "n_syn": len(synset),
         "noise": noise,
         "seed": seed,
         "recipe": to_json(dataclasses.asdict(synset.recipe)),
     }
     head = "softmax" if synset.action_codec.is_discrete else RECIPE.head
-    about = {k: v for k, v in synset.metadata.items() if k != "scores"}  # which are of the pairs themselves
+    about = {k: v for k, v in synset.metadata.items() if k not in ("scores", *_OF_THE_FEW)}
     return dataclasses.replace(
         synset,
         observations=obs,

@@ -92,11 +92,17 @@ def regress(S: Tensor, A: Tensor, *, layers: int, head: str, ridge: float) -> Te
         layers: L, hidden layers.
         head: "tanh", "linear" or "softmax".
         ridge: λ.
+
+    Returns:
+        c, or NaN where λ is too small for pairs that lie so near to one another.
     """
     gram = tangent_kernel(S, S, layers)
     scale = ridge * gram.diagonal().mean()
-    factor, _ = torch.linalg.cholesky_ex(gram + scale * torch.eye(len(S), dtype=S.dtype, device=S.device))
-    return torch.cholesky_solve(head_inverse(A, head, _REACH), factor)
+    factor, failed = torch.linalg.cholesky_ex(
+        gram + scale * torch.eye(len(S), dtype=S.dtype, device=S.device)
+    )
+    c = torch.cholesky_solve(head_inverse(A, head, _REACH), factor)
+    return torch.where(failed > 0, torch.nan, c)  # half a factor gives numbers, but not these
 
 
 def head_inverse(A: Tensor, head: str, reach: float) -> Tensor:

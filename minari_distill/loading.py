@@ -19,7 +19,7 @@ from minari_distill import layout
 from minari_distill.config import DistillConfig, StudentRecipe
 from minari_distill.errors import DatasetError, SynsetError, did_you_mean
 from minari_distill.integrity import check_folder
-from minari_distill.locate import MINARI_ID, find_folder, local_ids
+from minari_distill.locate import EMBEDDED_ID, MINARI_ID, find_folder, local_ids
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.synset import Synset
@@ -135,6 +135,10 @@ def _find(source: Any) -> Path:
             f"A synset is a Minari id, a folder or a MinariDataset, not a {type(source).__name__}."
         )
     is_id = isinstance(source, str) and MINARI_ID.fullmatch(source) and not Path(source).is_dir()
+    if source == EMBEDDED_ID and not _is_local(EMBEDDED_ID):
+        raise SynsetError(
+            f"'{source}' is a Minari dataset but no synset. Distil it with: minari-distill distill {source}"
+        )
     if is_id and not _is_local(str(source)):
         raise SynsetError(
             f"Synset '{source}' not found.{did_you_mean(str(source), local_ids())} List what is here with: minari list local"

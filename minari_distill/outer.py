@@ -115,7 +115,8 @@ class OuterLoop:
         K, B = len(self.students), config.outer_batch
         where: dict[str, Any] = {"dtype": dtype, "device": device}
         exact = "float64" if config.precision == "float64" else "float32"
-        charged_in = exact if config.meta_gradient == "kernel" else config.precision
+        by_kernel = config.meta_gradient == "kernel" or config.infinite_width
+        charged_in = exact if by_kernel else config.precision
         kind: dict[str, Any] = {"device": device, "forgiving": problem.forgiving}
         self._outer = BatchLoss(self.arch, K, B, precision=charged_in, **kind)
         held = min(len(problem.held_obs), _VALIDATION_STATES)
@@ -377,9 +378,13 @@ class OuterLoop:
             Diverged: no finite meta-gradient for 20 steps in a row.
         """
         if int(self.in_a_row) >= _PATIENCE:
+            told = (
+                f"No finite meta-gradient for {_PATIENCE} steps in a row, up to step {self.step_count}: the"
+            )
+            if self.config.recipe.infinite:
+                raise Diverged(f"{told} pairs' kernel is singular. Raise ridge (now {self.config.ridge}).")
             raise Diverged(
-                f"No finite meta-gradient for {_PATIENCE} steps in a row, up to step {self.step_count}: the inner "
-                f"loop diverges. Lower inner_lr (now {self.config.inner_lr}) or shorten inner_steps "
+                f"{told} inner loop diverges. Lower inner_lr (now {self.config.inner_lr}) or shorten inner_steps "
                 f"(now {self.config.inner_steps})."
             )
         value = (self.loss_sum / max(self.loss_count, 1)).item()

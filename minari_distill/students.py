@@ -47,6 +47,10 @@ def train_students(
     arch = Architecture.of(recipe, S.shape[1], A.shape[1])
     if recipe.infinite:
         c = regress(S, A, layers=recipe.hidden_layers, head=recipe.head, ridge=recipe.ridge)
+        if not bool(torch.isfinite(c).all()):
+            raise ConfigError(
+                f"ridge={recipe.ridge} is too small for pairs as near to one another as these: give ridge=1e-2."
+            )
         return parameters(S, c).repeat(n_students, 1)
     theta = initialize(
         arch,
@@ -301,15 +305,23 @@ def behavior_clone(
     """
     if n_policies < 1:
         raise ConfigError(f"n_policies={n_policies} must be at least 1.")
+    if not hasattr(synset, "recipe"):
+        raise ConfigError(
+            f"{synset!r} is no Synset. Read one with load_synset, for instance load_synset('me/hopper-v0')."
+        )
     chosen = resolve_recipe(synset.recipe, recipe, changes)
+    if chosen.head == "softmax" and not synset.action_codec.is_discrete:
+        raise ConfigError(
+            'head="softmax" gives probabilities of discrete actions, and these actions are not. Give head="tanh" or head="linear".'
+        )
     units = synset.units().to(device)
     S = units.normalise(torch.as_tensor(synset.observations, device=device).float())
     metric = None
     if chosen.in_metric:
         if synset.input_metric is None:
             raise ConfigError(
-                "in_metric=True: this synset has no input metric, it was distilled with metric_share=0, by an older release, "
-                "or from observations of more than 1024 numbers. Give in_metric=False."
+                "in_metric=True: this synset has no input metric. It was distilled with metric_share=0, by an older release or "
+                "from observations of more than 1024 numbers, or made by expand. Give in_metric=False."
             )
         metric = torch.as_tensor(synset.input_metric, device=device)
         S = S @ metric

@@ -152,7 +152,7 @@ class Synset:
             "recipe": layout.to_json(dataclasses.asdict(self.recipe)),
             **{
                 key: metadata[key]
-                for key in ("held_out_loss", "teacher", "scores", "seconds")
+                for key in ("held_out_loss", "expansion", "teacher", "scores", "seconds")
                 if key in metadata
             },
         }

@@ -18,6 +18,7 @@ from minari_distill.config import StudentRecipe
 from minari_distill.errors import ConfigError
 from minari_distill.expand import RECIPE, expand
 from minari_distill.hub.card import write_card
+from minari_distill.show.facts import facts
 from tests.conftest import PENDULUM_ACTIONS, PENDULUM_OBSERVATIONS
 from tests.synsets import make_synset
 
@@ -76,8 +77,14 @@ def test_what_it_was_made_of_is_kept(tmp_path):
     synset = few().with_metadata(scores={"recipe students": {"mean": 1.0}}, held_out_loss=0.5)
     many = expand(synset, 50, noise=0.3, seed=2)
     assert many.recipe == RECIPE and many.input_metric is None and many.source == synset.source
-    assert many.metadata["held_out_loss"] == 0.5 and "scores" not in many.metadata
+    assert not {"scores", "held_out_loss", "history"} & set(many.metadata)  # which are of the few
     made_of = many.metadata["expansion"]
+    assert made_of["held_out_loss"] == 0.5 and many.summary()["expansion"] == made_of
+    assert facts(many)["made of"] == f"{len(synset)} distilled pairs, by expand" and "made of" not in facts(
+        synset
+    )
+    with pytest.raises(ConfigError, match="50 pairs were made by expand already"):
+        expand(many)
     assert (made_of["n_syn"], made_of["noise"], made_of["seed"]) == (len(synset), 0.3, 2)
     assert StudentRecipe(**made_of["recipe"]) == synset.recipe
     many.save(tmp_path / "many-v0")

@@ -444,6 +444,18 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
         Diverged,
         "teacher's loss became",
     ),
+    # ------------------------------------------------------------------------------------------ settings
+    "probabilities of numbers": (setting(head="softmax"), ConfigError, "probabilities of discrete actions"),
+    "infinite width without a metric": (
+        setting(preset="infinite", metric_share=0.0),
+        ConfigError,
+        "give metric_share=1.0, or infinite_width=False",
+    ),
+    "too few good states": (
+        lambda w: w.distill(objective="filtered_dbc", n_syn=12, run_dir=w.folder / "run"),
+        DatasetError,
+        "states alone, those of the best episodes. Give n_syn of at most",
+    ),
     # ------------------------------------------------------------------------------------------- the run
     "resume without a folder": (setting(resume=True), ConfigError, "needs the run_dir"),
     "nothing to resume": (setting(resume=True, run_dir="none"), ConfigError, "no run to resume"),
@@ -525,6 +537,33 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
         ConfigError,
         "n_policies=0 must be",
     ),
+    "an id for a synset": (
+        lambda w: md.behavior_clone(ID),
+        ConfigError,
+        "is no Synset. Read one with load_synset",
+    ),
+    "a student's probabilities of numbers": (
+        lambda w: md.behavior_clone(w.distill(), head="softmax"),
+        ConfigError,
+        "probabilities of discrete actions",
+    ),
+    "no ridge for the same pair twice": (
+        lambda w: md.behavior_clone(md.expand(w.distill(), 64, noise=0.0), infinite=True, ridge=1e-30),
+        ConfigError,
+        "is too small for pairs as near to one another",
+    ),
+    "half a pair": (lambda w: md.expand(w.distill(), 2.5), ConfigError, "n_pairs=2.5 must be a whole number"),
+    "no noise": (
+        lambda w: md.expand(w.distill(), noise=float("inf")),
+        ConfigError,
+        "noise=inf must be a number",
+    ),
+    "half a seed": (
+        lambda w: md.expand(w.distill(), seed=0.5),
+        ConfigError,
+        "seed=0.5 must be a whole number",
+    ),
+    "no policies": (lambda w: md.evaluate([], w.distill()), ConfigError, "give one policy and one episode"),
     "recipe's field": (
         lambda w: md.behavior_clone(w.distill(), step=3),
         ConfigError,
@@ -543,6 +582,11 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
         lambda w: w.evaluated(env_spec=None),
         EnvironmentUnavailable,
         r"names no environment.*policy.act\(observation\)",
+    ),
+    "not one episode": (
+        lambda w: md.evaluate(md.behavior_clone(synset := w.distill()), synset, n_episodes=0),
+        ConfigError,
+        "n_episodes=0: give one policy and one episode at least",
     ),
     "environment gone": (
         lambda w: w.evaluated(env_spec=NOWHERE, requirements=("nowhere>=2",)),

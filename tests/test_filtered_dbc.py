@@ -11,16 +11,17 @@ from minari_distill.best_episodes import best_transitions
 from minari_distill.distill import pose
 from minari_distill.errors import DatasetError
 from minari_distill.progress import silent
+from minari_distill.teachers import Teacher
 from minari_distill.transitions import EMBEDDED_ID
 from tests.small_transitions import point_mass
 
 
-def posed(transitions, **overrides):
+def posed(transitions, teacher=None, **overrides):
     config = md.make_config(
         **{"n_syn": 8, "objective": "filtered_dbc", "clone_steps": 0, "precision": "float32", **overrides}
     )
     heard = []
-    return pose(transitions, None, config, heard.append), heard
+    return pose(transitions, teacher, config, heard.append), heard
 
 
 def rows(x):
@@ -70,6 +71,20 @@ def test_too_few_good_states_are_told_of():
     with pytest.raises(DatasetError, match="states alone, those of the best episodes. Give n_syn of at most"):
         posed(transitions, n_syn=n)
     assert len(posed(transitions, n_syn=n, top_fraction=1.0)[0].S) == n
+
+
+def test_auto_asks_all_states_where_the_good_ones_are_too_few():
+    """It alone finds out what is matched once a teacher is learnt, which must not be lost for that."""
+    transitions = point_mass()
+    n = len(best_transitions(transitions, 0.1))
+    far = Teacher.from_callable(
+        lambda obs: 0 * obs + 1, lambda obs, act: act[:, 0] * 0 + 1, obs_dim=2, act_dim=2
+    )
+    auto = {"objective": "auto", "preset": "infinite"}
+    chosen, heard = posed(transitions, far, n_syn=n, **auto)
+    assert chosen.teacher_distance > 2 and chosen.config.objective == "robust_dbc" and len(chosen.S) == n
+    assert f"The best episodes hold too few states for n_syn={n}: all are asked." in heard
+    assert posed(transitions, far, n_syn=4, **auto)[0].config.objective == "filtered_dbc"
 
 
 def test_random_pairs_are_pairs_of_the_best_episodes():

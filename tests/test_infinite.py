@@ -10,7 +10,7 @@ import torch
 
 import minari_distill as md
 from minari_distill.config import GENERAL_RECIPE, StudentRecipe
-from minari_distill.errors import ConfigError
+from minari_distill.errors import ConfigError, Diverged
 from minari_distill.infinite import regress, tangent_kernel
 from minari_distill.inner.kernel import infinite_meta_gradient
 from minari_distill.networks import Architecture, forward
@@ -177,3 +177,17 @@ def test_what_means_nothing_to_it_is_refused():
     assert not GENERAL_RECIPE.infinite
     with pytest.raises(ConfigError, match="residual"):
         RECIPE.replace(residual=True)
+
+
+def test_a_singular_kernel_moves_nothing_and_is_told_of():
+    """The same pair again and again, and next to no ridge: NaN rather than wrong numbers, and what to raise."""
+    p, S, A = problem()
+    p = dataclasses.replace(p, metric=torch.eye(S.shape[1]))
+    config = small(infinite_width=True, metric_share=1.0, ridge=1e-30)
+    loop = OuterLoop(p, S[:1].repeat(len(S), 1), A, config, CPU)
+    before = loop.S.clone()
+    for _ in range(20):
+        loop.step()
+    assert torch.equal(loop.S, before)
+    with pytest.raises(Diverged, match="kernel is singular. Raise ridge"):
+        loop.read_loss()

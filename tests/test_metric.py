@@ -10,7 +10,7 @@ import torch
 
 import minari_distill as md
 from minari_distill.config import GENERAL_RECIPE
-from minari_distill.distill import pose
+from minari_distill.distill import _fit_to, pose
 from minari_distill.errors import ConfigError, SynsetError, TeacherError
 from minari_distill.loading import load_synset
 from minari_distill.metric import input_metric
@@ -322,9 +322,13 @@ def test_a_teacher_that_fails_beside_the_data_is_refused():
 def test_pictures_have_no_metric(monkeypatch):
     """Observations of more numbers than `WIDEST` are distilled and read as they are."""
     monkeypatch.setitem(pose.__globals__, "WIDEST", 1)
-    teacher = FunctionTeacher(torch.tanh)
-    posed = pose(point_mass(), teacher, md.make_config(n_syn=4, objective="pbc"))
-    assert posed.problem.metric is None and not posed.config.recipe.in_metric
+    teacher, heard = FunctionTeacher(torch.tanh), []
+    config = _fit_to(md.make_config(n_syn=4, objective="pbc"), point_mass(), heard.append)
+    posed = pose(point_mass(), teacher, config)
+    assert posed.problem.metric is None and not posed.config.recipe.in_metric and not heard
+    config = _fit_to(md.make_config("infinite", n_syn=4), point_mass(), heard.append)
+    assert not config.recipe.infinite and config.student_pool == md.make_config().student_pool
+    assert len(heard) == 1 and "for networks and not for infinite width" in heard[0]
 
 
 def test_a_distilled_synset_says_so():

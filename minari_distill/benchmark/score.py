@@ -137,7 +137,7 @@ def _synset_rows(
 def score_reading(synset: Synset, cell: Cell, reading: Reading, report: Report) -> Row:
     """Train a reading's students on a synset, roll them out, and say so in a row."""
     assert synset.config is not None
-    device = resolve_device(synset.config.device)
+    device, metadata = resolve_device(synset.config.device), synset.metadata
     if reading.n_expanded:
         synset = expand(synset, reading.n_expanded, seed=cell.seed)
     recipe = _recipe(synset, reading)
@@ -157,7 +157,6 @@ def score_reading(synset: Synset, cell: Cell, reading: Reading, report: Report) 
     ]
     episodes = cell.n_episodes * (asked // reading.n_policies)
     result = evaluate(policies, synset, n_episodes=episodes, seed=_seed(cell), report=report)
-    metadata = synset.metadata
     return {
         **_scored(result),
         **_trained(trained, seconds, recipe.batch or len(synset)),

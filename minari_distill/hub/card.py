@@ -223,7 +223,7 @@ def usage(synset: Synset, repo_id: str, name: str) -> str:
     ]
     return f"""## Use
 
-Behavioural cloning in about a second, with [minari-distill](https://pypi.org/project/minari-distill):
+Behavioural cloning{"" if synset.recipe.batch else " in about a second"}, with [minari-distill](https://pypi.org/project/minari-distill):
 
 ```python
 import minari_distill as md

@@ -22,6 +22,9 @@ def facts(synset: Synset) -> dict[str, str]:
         + (", probabilities of the actions" if synset.action_codec.is_discrete else ""),
         "student": synset.recipe.told,
     }
+    expansion = metadata.get("expansion")
+    if isinstance(expansion, dict) and is_number(expansion.get("n_syn")):
+        lines["made of"] = f"{expansion['n_syn']} distilled pairs, by expand"
     if config:
         lines["objective"] = f"{config.objective}, {config.outer_steps} outer steps, seed {config.seed}"
     teacher = metadata.get("teacher")
