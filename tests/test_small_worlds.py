@@ -58,11 +58,10 @@ def test_cartpole_students_keep_nine_tenths_of_the_teachers_return():
     record("test/cartpole-v0", make_cartpole(), balance, episodes=16, random_shares=(0.1, 1.0))
     of_teacher = {
         "teacher_method": "cal_ql",
-        "teacher_steps": 400,
+        "teacher_steps": 1000,  # by then every teacher balances to the end; after 400 it depends on the processor
         "teacher_batch": 64,
         "critic_lr": 1e-3,
         "q_temperature": 0.1,
-        "seed": 2,  # a teacher that balances to the end: others fall now and then, and eight episodes cannot tell how often
     }
     longer = {"objective": "pbc", "outer_steps": 200}
     returns = compare("test/cartpole-v0", students=6, episodes=4, **SMALL | of_teacher | longer)

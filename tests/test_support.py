@@ -65,7 +65,7 @@ def test_auto_is_settled_by_the_distance():
     assert settled("auto", far, networks) == "robust_dbc"
     assert settled("auto", far, infinite) == "filtered_dbc"
     assert (
-        settled("auto", far, infinite.replace(metric_share=0.0)) == "robust_dbc"
+        settled("auto", far, infinite.replace(metric_share=0.0, infinite_width=False)) == "robust_dbc"
     )  # nobody reads at infinite width
     assert settled("pbc", Labels(act), networks) == "pbc"
     with pytest.raises(TeacherError, match="give `teacher=`"):
