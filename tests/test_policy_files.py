@@ -25,6 +25,7 @@ BOUNDS = spaces.Box(np.float32([-2, 0]), np.float32([2, 10]))
 SPACES = {
     "box": (BOX, BOUNDS),
     "matrix": (spaces.Box(-5, 5, (2, 2), np.float32), spaces.Box(-1, 1, (2, 1), np.float32)),
+    "a number": (spaces.Box(-5, 5, ()), spaces.Box(-1, 1, ())),
     "integers": (BOX, spaces.Box(0, 7, (2,), np.int32)),
     "discrete": (BOX, spaces.Discrete(4)),
     "discrete from 3": (BOX, spaces.Discrete(4, start=3)),
@@ -68,7 +69,8 @@ def run_torchscript(path, batch: np.ndarray) -> np.ndarray:
 def same_actions(run: Callable[[np.ndarray], np.ndarray], policy: Policy, vectors: np.ndarray) -> None:
     """`run` gives `policy.act` row by row, for a batch and for a single observation, in the right dtype."""
     expected = each_act(policy, vectors)
-    shape = policy.observation_codec.space.shape or (-1,)
+    shape = policy.observation_codec.space.shape
+    shape = (-1,) if shape is None else shape
     for n in (1, len(vectors)):
         actual = run(vectors[:n].reshape(n, *shape))
         assert actual.shape == expected[:n].shape
