@@ -42,6 +42,17 @@ def test_the_meta_gradient_is_the_cpus(optimizer, head):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
+def captured_and_eager(p, S, A, config):
+    """Ten steps each of a loop whose last ones replay graphs, and of one that has none."""
+    captured, eager = (OuterLoop(p, S, A, config, CUDA) for _ in range(2))
+    for replayed in (eager._replay_advance, eager._replay_finish, eager._replay_finish_in_metric):
+        replayed.on_gpu = False
+    for _ in range(10):
+        captured.step()
+        eager.step()
+    return captured, eager
+
+
 @pytest.mark.parametrize("pool", [0, 2])
 @pytest.mark.parametrize("inner", ["momentum", "adam"])
 @pytest.mark.parametrize("meta_gradient", ["unroll", "kernel"])
@@ -58,12 +69,7 @@ def test_a_captured_step_equals_an_eager_one(pool, inner, meta_gradient, forgivi
     )
     p, S, A = problem()
     p = dataclasses.replace(p, metric=torch.diag(torch.tensor([2.0, 1.0, 0.5, 0.1])), forgiving=forgiving)
-    captured, eager = (OuterLoop(p, S, A, config, CUDA) for _ in range(2))
-    for replayed in (eager._replay_advance, eager._replay_finish, eager._replay_finish_in_metric):
-        replayed.on_gpu = False
-    for _ in range(10):
-        captured.step()
-        eager.step()
+    captured, eager = captured_and_eager(p, S, A, config)
     assert captured._replay_finish.graph is not None and eager._replay_finish.graph is None
     assert captured._replay_finish_in_metric.graph is not None
     torch.testing.assert_close(captured.S, eager.S, rtol=1e-5, atol=1e-6)
@@ -78,12 +84,7 @@ def test_a_captured_step_at_infinite_width_equals_an_eager_one(metric_share):
     config = small(infinite_width=True, metric_share=metric_share, metric_lr=2e-2)
     p, S, A = problem()
     p = dataclasses.replace(p, metric=torch.diag(torch.tensor([2.0, 1.0, 0.5, 0.1])))
-    captured, eager = (OuterLoop(p, S, A, config, CUDA) for _ in range(2))
-    for replayed in (eager._replay_advance, eager._replay_finish, eager._replay_finish_in_metric):
-        replayed.on_gpu = False
-    for _ in range(10):
-        captured.step()
-        eager.step()
+    captured, eager = captured_and_eager(p, S, A, config)
     assert captured._replay_finish_in_metric.graph is not None
     for name in ("S", "A", "metric"):
         torch.testing.assert_close(getattr(captured, name), getattr(eager, name), rtol=1e-5, atol=1e-6)
