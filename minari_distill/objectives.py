@@ -12,7 +12,8 @@ with d the mean squared error over action dimensions, or the cross-entropy for d
     PBC      y = π*(s),                      w = 1
     Av-PBC   y = π*(s),                      w = q(s, π*(s))                                        (2)
     auto     Av-PBC, unless the data do not show what the teacher does (ρ > 2, `support.py`): then robust DBC, or filtered
-             DBC if the students are of infinite width (`infinite.py`), whom 256 pairs can tell an expert's every action
+             DBC if the students are of infinite width (`infinite.py`), whom 256 pairs can tell an expert's every action,
+             and if the best episodes hold states enough (`distill.py`)
 
 An objective is a function (labels, config) → (y, w) under the decorator `objective`, here or in a program of your own.
 """

@@ -153,6 +153,8 @@ def test_what_is_no_synset(tmp_path: Path):
     make_synset().save(ID)
     with pytest.raises(SynsetError, match=f"'me/pendulum-distiled-v0' not found. Did you mean '{ID}'"):
         load_synset("me/pendulum-distiled-v0")
+    with pytest.raises(SynsetError, match="is a Minari dataset but no synset.*distill demo/hopper"):
+        load_synset("demo/hopper-medium-replay-v0")
     with pytest.raises(SynsetError, match="'ftp://x': nothing here reads ftp://"):
         load_synset("ftp://x")
     with pytest.raises(SynsetError, match="not a int"):

@@ -70,9 +70,8 @@ class InnerLoop:
         self.weight = 1.0 / n_syn if self.arch.head == "softmax" else 1.0 / (n_syn * act_dim)
         self._saved: list[list[Tensor]] = []
         self._lengths: list[int] = []
-        with (
-            torch.inference_mode()
-        ):  # no bookkeeping for autograd: a hundred small calls an inner step feel it
+        # Without autograd's bookkeeping, which a hundred small calls an inner step would feel.
+        with torch.inference_mode():
             self.passes = Passes(self.arch, self.K, n_syn, **both)
             self.tape = [Record.empty(self.arch, self.K, n_syn, **both) for _ in range(self.segment)]
             room = torch.zeros(self.segment, *shape, **narrow)

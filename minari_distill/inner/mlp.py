@@ -175,16 +175,11 @@ class Passes:
         like = room(0)
         self._hidden = [_Pair((K, n, w), at=1, joined=joined, like=like) for w in arch.hidden]  # h_l, ḣ_l
         self._deltas = [_Pair((K, n, o), at=0, joined=joined, like=like) for _, o in arch.shapes]  # δ̇_l, δ_l
-        if joined:  # in one place for all layers, which the processor keeps near
-            both = room(max(2 * i * o for i, o in arch.shapes))
-            here = [both[:, : 2 * i * o] for i, o in arch.shapes]
-            self._below = [
-                at.view(K, 2, i, o) for at, (i, o) in zip(here, arch.shapes, strict=True)
-            ]  # V_l, W_l
+        if joined:  # one place for all layers in turn, which the processor keeps near
+            place = room(max(2 * i * o for i, o in arch.shapes))
+            self._below = [place[:, : 2 * i * o].view(K, 2, i, o) for i, o in arch.shapes]  # V_l, W_l
             self._below_flat = [both.flatten(1, 2) for both in self._below]
-            self._beside = [
-                at.view(K, i, 2, o) for at, (i, o) in zip(here, arch.shapes, strict=True)
-            ]  # W_l, V_l
+            self._beside = [place[:, : 2 * i * o].view(K, i, 2, o) for i, o in arch.shapes]  # W_l, V_l
             self._beside_T = [both.flatten(2).mT for both in self._beside]
         self._head = room(n, arch.act_dim)  # z_L or ż_L as the last product leaves it
         self._thin = room(arch.act_dim, arch.shapes[-1][0])  # (hᵀδ)ᵀ of the last layer
