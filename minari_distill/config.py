@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -284,7 +285,33 @@ class DistillConfig:
         """The same settings with some changed; a changed `preset` brings that preset's own settings in."""
         if "preset" in changes and changes["preset"] != self.preset:
             return make_config(**changes)
-        return _replace(self, changes)
+        changed = _replace(self, changes)
+        changed.check_read(changes)
+        return changed
+
+    def check_read(self, names: Iterable[str]) -> None:
+        """Refuse settings that nothing reads: those of networks, where every student is of infinite width.
+
+        Raises:
+            ConfigError: One of `names` is such a setting, and another value than the preset's.
+        """
+        if not (self.infinite_width and self.metric_share == 1):
+            return
+        usual = dataclasses.asdict(DistillConfig()) | PRESETS[self.preset]
+        unread = sorted(n for n in NETWORK_SETTINGS.intersection(names) if getattr(self, n) != usual[n])
+        if unread:
+            raise ConfigError(
+                f"{', '.join(unread)}: settings of networks, and with infinite_width=True and metric_share=1.0 there are none. "
+                "Leave them out, or choose preset='default'."
+            )
+
+
+NETWORK_SETTINGS = frozenset(
+    "hidden_width student_init output_gain inner_optimizer inner_lr inner_momentum inner_betas inner_eps inner_steps window "
+    "student_pool pool_life student_widening student_length metric_init metric_output_gain meta_gradient "
+    "validation_students".split()
+)
+"""Settings that nothing reads where every student is of infinite width."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -369,7 +396,9 @@ def make_config(preset: str = "default", **overrides: Any) -> DistillConfig:
         ConfigError: An unknown name, which is answered with the nearest one, or a value out of range.
     """
     _one_of("preset", preset, PRESETS)
-    return _replace(DistillConfig(), {"preset": preset, **PRESETS[preset], **overrides})
+    config = _replace(DistillConfig(), {"preset": preset, **PRESETS[preset], **overrides})
+    config.check_read(overrides)
+    return config
 
 
 def _replace(config: Any, changes: dict[str, Any]) -> Any:

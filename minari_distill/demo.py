@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minari_distill import plots
-from minari_distill.config import GENERAL_RECIPE
+from minari_distill.config import GENERAL_RECIPE, NETWORK_SETTINGS
 from minari_distill.distill import distill
 from minari_distill.evaluate import TeacherPolicy, evaluate
 from minari_distill.files import write_atomically
@@ -48,12 +48,13 @@ def run_demo(
     synset = distill(EMBEDDED_ID, run_dir=run_dir, report=report, should_stop=should_stop, **settings)
     seconds: dict[str, float] = dict(synset.metadata["seconds"])
     teacher = load_teacher(run_dir / "teacher.safetensors")
+    of_any_width = {k: v for k, v in settings.items() if k not in NETWORK_SETTINGS}
     infinite = distill(
         EMBEDDED_ID,
         teacher=teacher,
         report=report,
         should_stop=should_stop,
-        **{"outer_steps": INFINITE_STEPS} | settings | {"preset": "infinite"},
+        **{"outer_steps": INFINITE_STEPS} | of_any_width | {"preset": "infinite"},
     )
     seconds["distillation_at_infinite_width"] = infinite.metadata["seconds"]["distillation"]
     untrained = settings | {"outer_steps": 0}

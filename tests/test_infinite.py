@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import minari_distill as md
-from minari_distill.config import GENERAL_RECIPE, StudentRecipe
+from minari_distill.config import GENERAL_RECIPE, StudentRecipe, make_config
 from minari_distill.errors import ConfigError, Diverged
 from minari_distill.infinite import regress, tangent_kernel
 from minari_distill.inner.kernel import infinite_meta_gradient
@@ -177,13 +177,18 @@ def test_what_means_nothing_to_it_is_refused():
     assert not GENERAL_RECIPE.infinite
     with pytest.raises(ConfigError, match="residual"):
         RECIPE.replace(residual=True)
+    with pytest.raises(ConfigError, match=r"^hidden_width, inner_lr: settings of networks.*preset='default'"):
+        make_config("infinite", hidden_width=64, inner_lr=0.1, n_syn=8)
+    with pytest.raises(ConfigError, match="inner_steps: settings of networks"):
+        make_config("infinite").replace(inner_steps=50)
+    assert make_config("infinite", hidden_width=256, metric_share=0.5, inner_lr=0.1).inner_lr == 0.1
 
 
 def test_a_singular_kernel_moves_nothing_and_is_told_of():
     """The same pair again and again, and next to no ridge: NaN rather than wrong numbers, and what to raise."""
     p, S, A = problem()
     p = dataclasses.replace(p, metric=torch.eye(S.shape[1]))
-    config = small(infinite_width=True, metric_share=1.0, ridge=1e-30)
+    config = dataclasses.replace(small(), infinite_width=True, metric_share=1.0, ridge=1e-30)
     loop = OuterLoop(p, S[:1].repeat(len(S), 1), A, config, CPU)
     before = loop.S.clone()
     for _ in range(20):
