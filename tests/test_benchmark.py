@@ -1,10 +1,15 @@
 """The benchmark: cells resume, failures stay alone, students use the optimiser named, tables follow from rows."""
 
+import contextlib
 import dataclasses
+import fcntl
 import importlib
+import itertools
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +51,10 @@ TINY = {
     "checkpoint_every": 2,
 }
 FEW = {"n_students": 2, "n_episodes": 1, "ensemble": 2, "bc_steps": 3, "bc_batch": 8, "sizes": [8]}
+
+
+def NEVER() -> bool:
+    return False
 
 
 @pytest.fixture
@@ -110,12 +119,12 @@ def test_a_grid_is_run_once_and_its_rows_are_tidy(dataset, tmp_path):
 def test_snapshots_change_nothing(dataset, tmp_path):
     """Law: a run that is stopped at its snapshots ends with the pairs of one that is not."""
     one = Cell(dataset, "av_pbc", (), 8, settings=TINY)
-    whole = dict(score._snapshots(one, [], tmp_path / "a", lambda p: None))[None]
-    cut = dict(score._snapshots(one, [0, 3, 5], tmp_path / "b", lambda p: None))
+    whole = dict(score._snapshots(one, [], tmp_path / "a", silent, NEVER))[None]
+    cut = dict(score._snapshots(one, [0, 3, 5], tmp_path / "b", silent, NEVER))
     assert (whole.observations == cut[None].observations).all() and (whole.actions == cut[None].actions).all()
     assert [cut[s].metadata["outer_steps_done"] for s in (0, 3, 5)] == [0, 3, 5]
     with pytest.raises(ConfigError, match="at step 6 already"):
-        dict(score._snapshots(one, [2], tmp_path / "a", lambda p: None))
+        dict(score._snapshots(one, [2], tmp_path / "a", silent, NEVER))
 
 
 def test_a_killed_cell_keeps_its_readings(dataset, tmp_path, monkeypatch):
@@ -145,6 +154,78 @@ def test_a_failed_cell_is_recorded_and_the_others_go_on(dataset, tmp_path):
     assert outcome.done == 2 and list(outcome.failed) == [wanted[1].name]
     assert "n_syn=1000000" in read_cell(wanted[1], tmp_path)["error"]
     assert run_cells(wanted, tmp_path, threads=1).skipped == 2
+
+
+def test_a_stopped_cell_goes_on_where_it_was(dataset, tmp_path):
+    """Law: stopped in the midst of a distillation and between two readings, a cell ends with the rows of an unbroken one."""
+    (cell,) = (c for c in grid([dataset], settings=TINY, baselines=False, groups=["main"], **FEW) if c.n_syn)
+    assert run_cells([cell], tmp_path / "whole", threads=1).done == 1
+    seen, asks = [], itertools.count()
+    in_the_distillation = lambda: next(asks) >= 3  # noqa: E731
+    between_readings = lambda: bool(read_cell(cell, tmp_path / "cut")["rows"])  # noqa: E731
+    for should_stop in (in_the_distillation, between_readings):
+        outcome = run_cells(
+            [cell],
+            tmp_path / "cut",
+            threads=1,
+            report=lambda progress: seen.append(progress.text),
+            should_stop=should_stop,
+        )
+        assert (outcome.done, outcome.left, outcome.failed) == (0, 1, {})
+        assert len(read_cell(cell, tmp_path / "cut")["rows"]) == (should_stop is between_readings)
+    assert any("not finished; the same command goes on" in text for text in seen)
+    assert run_cells([cell], tmp_path / "cut", threads=1).done == 1
+    whole, cut = (collect(tmp_path / name) for name in ("whole", "cut"))
+    assert [r["per_policy"] for r in whole] == [r["per_policy"] for r in cut] and len(whole) == 2
+
+
+@pytest.mark.parametrize("how", ["asked", "killed"])
+def test_a_benchmark_takes_its_processes_along(teacher, tmp_path, how):
+    """Real processes: asked to end, both jobs keep a checkpoint and go; if the benchmark is killed they go as well."""
+    out = tmp_path / "out"
+    settings = [text for k, v in TINY.items() for text in ("--set", f"{k}={v}")]
+    command = [sys.executable, "-m", "minari_distill", "benchmark", "--dataset", f"{EMBEDDED_ID}={teacher}"]
+    command += [
+        "--seed",
+        "0",
+        "--seed",
+        "1",
+        "--size",
+        "8",
+        "--jobs",
+        "2",
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+    ]
+    command += ["--no-baselines", "--read", "main", *settings, "--set", "outer_steps=1000000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def checkpoints():
+        return list(out.glob("runs/*/checkpoint.safetensors"))
+
+    def wait_for(what):
+        ends = time.monotonic() + 60
+        while not what():
+            assert time.monotonic() < ends and (process.poll() is None or how == "killed")
+            time.sleep(0.1)
+
+    def free(run):
+        with (run / "lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+    wait_for(lambda: len(checkpoints()) == 2)
+    runs = [path.parent for path in checkpoints()]
+    assert not any(map(free, runs))
+    process.send_signal(signal.SIGTERM if how == "asked" else signal.SIGKILL)
+    said = process.communicate(timeout=60)[1]
+    wait_for(lambda: all(map(free, runs)))
+    assert len(checkpoints()) == 2
+    if how == "asked":
+        assert process.returncode == 0 and "2 to go on with by the same command" in said, said
 
 
 def test_cells_in_processes_of_their_own(dataset, tmp_path, monkeypatch):

@@ -102,7 +102,10 @@ def benchmark(
                 )
         rows = collect(out)
         if not rows:
-            raise ConfigError(f"'{out}' holds no results. " + "; ".join(outcome.failed.values()))
+            went = "; ".join(outcome.failed.values())
+            if outcome.left:
+                went += " Nothing was finished yet: the same command goes on where it is."
+            raise ConfigError(f"'{out}' holds no results. {went.strip()}")
         files = list(write_results(rows, out))
         if tables or tables_only or docs:
             from minari_distill.benchmark.figures import all_figures, fill_figures
@@ -117,8 +120,9 @@ def benchmark(
             print_json({**vars(outcome), "rows": len(rows), "files": [str(path) for path in files]})
         else:
             console.print(
-                f"{outcome.done} cells done, {outcome.skipped} were done before, {len(outcome.failed)} failed; "
-                f"{len(rows)} rows.",
+                f"{outcome.done} cells done, {outcome.skipped} were done before, {len(outcome.failed)} failed"
+                + (f", {outcome.left} to go on with by the same command" if outcome.left else "")
+                + f"; {len(rows)} rows.",
                 style="red" if outcome.failed else None,
             )
             for path in files:

@@ -9,33 +9,40 @@ out/results.{parquet,csv}
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from minari_distill.benchmark.cells import Cell, Reading
-from minari_distill.benchmark.score import score_cell
+from minari_distill.benchmark.score import Stopped, score_cell
 from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
 from minari_distill.progress import Progress, Report, silent
 
+_NOT_FINISHED = 75  # the exit code of a cell's process that was asked to end; EX_TEMPFAIL of sysexits.h
+_POLL_SECONDS = 0.2
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a benchmark went: cells by what became of them, and errors by cell."""
+    """How a benchmark went: cells by what became of them, and errors by cell; `left` were not begun, or not brought to their end."""
 
     done: int
     skipped: int
     failed: dict[str, str]
+    left: int = 0
 
 
 def run_cells(
@@ -56,7 +63,7 @@ def run_cells(
             several GPUs the jobs take them in turn.
         threads: A job's threads; the cores divided by `jobs` if left out.
         report: Receives one message a cell (and the progress inside it where jobs is 1).
-        should_stop: Asked before each cell.
+        should_stop: Asked before each cell and inside it (`score_cell`).
     """
     if jobs < 1 or (threads is not None and threads < 1):
         raise ConfigError(f"--jobs {jobs} and --threads {threads} must be at least 1.")
@@ -68,7 +75,14 @@ def run_cells(
 
     def one(cell: Cell, slot: int) -> None:
         nonlocal finished
-        error = run_cell(cell, out, threads, report) if jobs == 1 else _run_apart(cell, out, threads, slot)
+        try:
+            if jobs == 1:
+                error = run_cell(cell, out, threads, report, should_stop)
+            else:
+                error = _run_apart(cell, out, threads, slot, should_stop)
+        except Stopped:
+            report(Progress("message", f"{cell.name}: not finished; the same command goes on where it is."))
+            return
         with lock:
             finished += 1
             if error:
@@ -79,7 +93,7 @@ def run_cells(
     then = [cell for cell in waiting if cell.method != "teacher"]
     for batch in (first, then):
         _in_slots(batch, jobs, one, should_stop)
-    return Outcome(finished - len(failed), len(cells) - len(waiting), failed)
+    return Outcome(finished - len(failed), len(cells) - len(waiting), failed, len(waiting) - finished)
 
 
 def missing(cell: Cell, out: Path) -> list[Reading]:
@@ -88,14 +102,26 @@ def missing(cell: Cell, out: Path) -> list[Reading]:
     return [reading for reading in cell.readings if reading.key not in rows]
 
 
-def run_cell(cell: Cell, out: Path, threads: int, report: Report = silent) -> str:
-    """Fill in what is missing of a cell; returns the error, "" if there was none."""
+def run_cell(
+    cell: Cell,
+    out: Path,
+    threads: int,
+    report: Report = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> str:
+    """Fill in what is missing of a cell; returns the error, "" if there was none.
+
+    Raises:
+        Stopped: `should_stop` said so before the end.
+    """
     torch.set_num_threads(threads)
     record = read_cell(cell, out) | {"error": ""}
     try:
-        for reading, row in score_cell(cell, missing(cell, out), out, report):
+        for reading, row in score_cell(cell, missing(cell, out), out, report, should_stop):
             record["rows"][reading.key] = row
             _write(cell, out, record)
+    except Stopped:
+        raise
     except Exception as error:  # one cell must not end the others, whatever went wrong in it
         record["error"] = f"{type(error).__name__}: {error}"
         _write(cell, out, record)
@@ -140,34 +166,54 @@ def _in_slots(
                 return
             one(cell, slot)
 
-    workers = [threading.Thread(target=work, args=(slot,)) for slot in range(min(jobs, len(cells)))]
+    # daemons: interrupted for good, the program ends, and with it the pipes that its cells hang on
+    slots = range(min(jobs, len(cells)))
+    workers = [threading.Thread(target=work, args=(slot,), daemon=True) for slot in slots]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
 
 
-def _run_apart(cell: Cell, out: Path, threads: int, slot: int) -> str:
+def _run_apart(cell: Cell, out: Path, threads: int, slot: int, should_stop: Callable[[], bool]) -> str:
     """`run_cell` in a process of its own; one that is killed is a failed cell like any other."""
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     gpus = _gpus()
     if gpus:
         env["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    work = json.dumps({"cell": cell.to_json(), "out": str(out), "threads": threads})
-    result = subprocess.run(
-        [sys.executable, "-m", "minari_distill.benchmark.run"],
-        input=work,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    if result.returncode:
-        record = read_cell(cell, out)
-        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        record["error"] = f"The process ended with code {result.returncode}: {last}"
-        _write(cell, out, record)
-        return record["error"]
+    with tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "minari_distill.benchmark.run"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=complaints,
+            env=env,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the one who asks the others to end
+        )
+        assert process.stdin is not None
+        asked = False
+        with process.stdin as leash:
+            _say(leash, json.dumps({"cell": cell.to_json(), "out": str(out), "threads": threads}))
+            while process.poll() is None:
+                if should_stop() and not asked:
+                    asked = True
+                    _say(leash, "stop")
+                time.sleep(_POLL_SECONDS)
+        if process.returncode == _NOT_FINISHED:
+            raise Stopped
+        if process.returncode:
+            complaints.seek(0)
+            last = (complaints.read().strip().splitlines() or ["no message"])[-1]
+            record = read_cell(cell, out)
+            record["error"] = f"The process ended with code {process.returncode}: {last}"
+            _write(cell, out, record)
     return read_cell(cell, out)["error"]
+
+
+def _say(leash: IO[str], line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # it has ended already: its code tells how
+        print(line, file=leash, flush=True)
 
 
 def _gpus() -> list[str]:
@@ -178,6 +224,24 @@ def _gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
+def _serve() -> int:
+    """The other side of `_run_apart`: a cell on the first line; a second line asks it to end, and so does the pipe's end, at once."""
+    given, asked = json.loads(sys.stdin.readline()), threading.Event()
+
+    def listen() -> None:
+        for _ in sys.stdin:
+            asked.set()
+        os._exit(1)  # whoever wanted this cell is gone
+
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        run_cell(
+            Cell.from_json(given["cell"]), Path(given["out"]), given["threads"], should_stop=asked.is_set
+        )
+    except Stopped:
+        return _NOT_FINISHED
+    return 0
+
+
 if __name__ == "__main__":
-    given = json.load(sys.stdin)
-    run_cell(Cell.from_json(given["cell"]), Path(given["out"]), given["threads"])
+    sys.exit(_serve())

@@ -24,7 +24,7 @@ from minari_distill.benchmark.cells import Cell, Reading
 from minari_distill.config import StudentRecipe, make_config
 from minari_distill.devices import resolve_device
 from minari_distill.distill import distill
-from minari_distill.errors import ConfigError
+from minari_distill.errors import ConfigError, TeacherError
 from minari_distill.evaluate import Evaluation, TeacherPolicy, evaluate
 from minari_distill.expand import expand
 from minari_distill.loading import load_synset
@@ -36,10 +36,15 @@ from minari_distill.teachers import learn_teacher, load_teacher, save_teacher
 from minari_distill.transitions import load_transitions
 
 Row = dict[str, Any]
+Ask = Callable[[], bool]
+
+
+class Stopped(Exception):
+    """Asked to end before the cell was complete; its checkpoint and its rows are kept."""
 
 
 def score_cell(
-    cell: Cell, readings: list[Reading], out: Path, report: Report
+    cell: Cell, readings: list[Reading], out: Path, report: Report, should_stop: Ask
 ) -> Iterator[tuple[Reading, Row]]:
     """The rows of some readings of a cell, each as soon as it is known.
 
@@ -48,10 +53,16 @@ def score_cell(
         readings: Which of the cell's readings to take.
         out: The benchmark's folder: checkpoints, synsets and learnt teachers are kept there.
         report: Receives progress.
+        should_stop: Asked after every outer step, about once a second of a teacher's, and between readings.
+
+    Raises:
+        Stopped: `should_stop` said so, and there is more to do.
     """
     take = {"teacher": _teacher_rows, "bc": _bc_rows}.get(cell.method, _synset_rows)
-    for reading, row in take(cell, readings, out, report):
+    for reading, row in take(cell, readings, out, report, should_stop):
         yield reading, _common(cell, reading) | row
+        if should_stop() and reading is not readings[-1]:
+            raise Stopped
 
 
 def teacher_file(cell: Cell, out: Path) -> Path:
@@ -73,7 +84,7 @@ def teacher_file(cell: Cell, out: Path) -> Path:
 
 
 def _teacher_rows(
-    cell: Cell, readings: list[Reading], out: Path, report: Report
+    cell: Cell, readings: list[Reading], out: Path, report: Report, should_stop: Ask
 ) -> Iterator[tuple[Reading, Row]]:
     transitions = load_transitions(_ids(cell))
     config = make_config(**cell.config_settings)
@@ -82,7 +93,15 @@ def _teacher_rows(
     if not cell.dataset.teacher and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = path.with_suffix(".checkpoint")
-        save_teacher(learn_teacher(transitions, config, report=report, checkpoint=checkpoint), path)
+        try:
+            made = learn_teacher(
+                transitions, config, report=report, checkpoint=checkpoint, should_stop=should_stop
+            )
+        except TeacherError:
+            if should_stop():
+                raise Stopped from None
+            raise
+        save_teacher(made, path)
         checkpoint.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
     policy = TeacherPolicy(load_teacher(path), transitions.observation_codec, transitions.action_codec)
@@ -96,7 +115,9 @@ def _teacher_rows(
         )
 
 
-def _bc_rows(cell: Cell, readings: list[Reading], out: Path, report: Report) -> Iterator[tuple[Reading, Row]]:
+def _bc_rows(
+    cell: Cell, readings: list[Reading], out: Path, report: Report, should_stop: Ask
+) -> Iterator[tuple[Reading, Row]]:
     transitions = load_transitions(_ids(cell))
     device = resolve_device(make_config(**cell.config_settings).device)
     for reading in readings:
@@ -120,10 +141,10 @@ def _bc_rows(cell: Cell, readings: list[Reading], out: Path, report: Report) -> 
 
 
 def _synset_rows(
-    cell: Cell, readings: list[Reading], out: Path, report: Report
+    cell: Cell, readings: list[Reading], out: Path, report: Report, should_stop: Ask
 ) -> Iterator[tuple[Reading, Row]]:
     wanted = sorted({r.outer_step for r in readings if r.outer_step is not None})
-    synsets = dict(_snapshots(cell, wanted, out, report))
+    synsets = dict(_snapshots(cell, wanted, out, report, should_stop))
     scored: dict[Any, Row] = {}  # protocols whose recipes are the same train the same students
     for reading in readings:
         synset = synsets[reading.outer_step]
@@ -175,7 +196,7 @@ def _recipe(synset: Synset, reading: Reading) -> StudentRecipe:
 
 
 def _snapshots(
-    cell: Cell, wanted: list[int], out: Path, report: Report
+    cell: Cell, wanted: list[int], out: Path, report: Report, should_stop: Ask
 ) -> Iterator[tuple[int | None, Synset]]:
     """The best synset so far after each wanted number of outer steps, then (under None) the finished one."""
     folder = out / "runs" / cell.run_name
@@ -187,8 +208,8 @@ def _snapshots(
         latest = progress.step if progress.stage == "distil" else latest
         report(progress)
 
-    def reached(step: int | None) -> Callable[[], bool]:
-        return lambda: step is not None and latest >= step
+    def ends_at(step: int | None) -> Ask:
+        return lambda: should_stop() or (step is not None and latest >= step)
 
     for step in [*wanted, None]:
         kept = finished if step is None else folder / "snapshots" / f"step-{step}"
@@ -199,15 +220,20 @@ def _snapshots(
                     f"The run in '{folder}' is at step {latest} already, so step {step} cannot be read any more. "
                     "Give another --label to distil anew with that snapshot."
                 )
-            distill(
+            made = distill(
                 _ids(cell),
                 teacher=teacher_file(cell, out) if needs_teacher(settings["objective"]) else None,
                 run_dir=folder,
                 resume=(folder / "run.json").exists(),
                 report=follow,
-                should_stop=reached(step),
+                should_stop=ends_at(step),
                 **settings,
-            ).save(kept)
+            )
+            assert made.config is not None
+            last = made.config.outer_steps if step is None else step
+            if should_stop() and made.metadata["outer_steps_done"] < last:
+                raise Stopped
+            made.save(kept)
         yield step, load_synset(kept)
 
 
