@@ -134,10 +134,10 @@ class Evaluation:
 
     def __str__(self) -> str:
         unit = "return" if self.normalized is None else "normalised"
-        return (
-            f"{self.score} {unit} in {self.env_id} "
-            f"({len(self.returns)} policies × {self.returns.shape[1]} episodes, 95 % interval)"
-        )
+        n, e = self.returns.shape
+        rolled = f"{n} {'policy' if n == 1 else 'policies'} × {e} {'episode' if e == 1 else 'episodes'}"
+        # one episode of one policy has a score and no interval
+        return f"{self.score} {unit} in {self.env_id} ({rolled}{', 95 % interval' if n * e > 1 else ''})"
 
 
 def evaluate(

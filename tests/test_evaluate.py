@@ -53,6 +53,20 @@ def test_normalised_scores_and_their_unit():
     assert raw.normalized is None and raw.score.mean == 15 and raw.to_json()["unit"] == "return"
 
 
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ((2, 3), "(2 policies × 3 episodes, 95 % interval)"),
+        ((1, 3), "(1 policy × 3 episodes, 95 % interval)"),
+        ((1, 1), "(1 policy × 1 episode)"),
+    ],
+)
+def test_a_score_says_what_it_is_of(shape, told):
+    """One of a kind is one, and a single episode has no interval."""
+    zeros = np.zeros(shape)
+    assert str(Evaluation(zeros, zeros, "E-v0", None, None, "none", 0, 1.0)).endswith(told)
+
+
 def test_lockstep_equals_one_episode_at_a_time(data):
     """Returns and lengths are those of plain rollouts of each policy from each seed."""
     policies = [linear(data, 0), linear(data, 1)]
