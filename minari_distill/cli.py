@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -103,7 +104,8 @@ def distill(
         ),
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the checkpoint. Default: runs/NAME.")
+        Path | None,
+        typer.Option(help="Folder of the checkpoint. Default: below runs/, by the synset's name."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a synset of that id.")] = False,
@@ -124,7 +126,7 @@ def distill(
         )
         md.make_config(**settings)  # a name that is no setting, before anything is loaded
         target = output or f"distilled/{_slug(datasets)}-v0"
-        folder = run_dir or Path("runs") / _slug(datasets)
+        folder = run_dir or Path("runs") / re.sub(r"[^A-Za-z0-9_.-]+", "-", target).strip("-.")
         if not overwrite:
             refuse_existing(target)
         with (
@@ -144,9 +146,10 @@ def distill(
                 should_stop=should_stop,
                 **settings,
             )
-        if team.rank:
+            # inside: the others wait for it, and an interruption does not
+            path = None if team.rank else synset.save(target, overwrite=overwrite)
+        if path is None:
             return
-        path = synset.save(target, overwrite=overwrite)
         done, total = synset.metadata["outer_steps_done"], synset.config.outer_steps if synset.config else 0
         if as_json:
             print_json({"id": target, "path": str(path), "stopped": done < total, **synset.summary()})

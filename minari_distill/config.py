@@ -24,6 +24,16 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise ConfigError(f"{name}={value} must be at least {least}.")
 
 
+def check_seed(seed: int) -> None:
+    """Refuse what no generator takes.
+
+    Raises:
+        ConfigError: It is no whole number from 0 to 2⁶³ − 1.
+    """
+    if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
+        raise ConfigError(f"seed={seed!r} must be a whole number from 0 to 2**63 - 1, for example seed=0.")
+
+
 def _positive(name: str, value: float) -> None:
     if not value > 0:
         raise ConfigError(f"{name}={value} must be positive.")
@@ -214,6 +224,7 @@ class DistillConfig:
                 raise ConfigError(
                     f"{name}={getattr(self, name)} must be at least 0 (0: nothing is pushed down)."
                 )
+        check_seed(self.seed)
         _at_least("clone_steps", self.clone_steps, 0)
         _at_least("student_pool", self.student_pool, 0)
         _at_least("pool_life", self.pool_life, 0)

@@ -110,25 +110,25 @@ def distill(
         dataset, drop=drop, dtype=dtype, memory_share=settings.memory_share, on_message=say
     )
     settings = _fit_to(settings, transitions, say)
+    team = Team()
+    team.share(settings.n_students)  # too few of them: before a run is begun
     with Run.open(run_dir, settings, transitions.source, resume=resume, drop=drop, dtype=dtype) as run:
         given = given or run.teacher()
         learning = given is None and objective.needs_teacher
         if learning or settings.outer_steps:
             say(how_long(transitions, settings, learning=learning))
         started = time.perf_counter()
-        team = Team()
-        if learning and team.rank == 0:
-            given = learn_teacher(
-                transitions,
-                settings,
-                report=report,
-                checkpoint=run.teacher_checkpoint,
-                should_stop=should_stop,
-            )
-            run.keep_teacher(given)
-        if learning and team.size > 1:  # the others read what the first has learnt
-            team.wait(device)
-            given = run.teacher()
+        if learning:
+
+            def learn(stop: Callable[[], bool]) -> None:
+                nonlocal given
+                given = learn_teacher(
+                    transitions, settings, report=report, checkpoint=run.teacher_checkpoint, should_stop=stop
+                )
+                run.keep_teacher(given)
+
+            team.first_alone(learn, device, should_stop)
+            given = run.teacher() if team.rank else given
         chosen = None if given is None else given.to(device)
         teacher_seconds = time.perf_counter() - started
 

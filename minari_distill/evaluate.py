@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from minari_distill.config import check_seed
 from minari_distill.env_specs import read_env_spec
 from minari_distill.errors import ConfigError, EnvironmentUnavailable
 from minari_distill.progress import Progress, Report, silent
@@ -28,6 +29,8 @@ _T95 = (
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
+
+_LONGEST = 10_000  # steps of an episode where the environment has no time limit: it may never end by itself
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,10 @@ class Evaluation:
 
     @property
     def normalized(self) -> np.ndarray | None:
-        """(n_policies, n_episodes) scores, 0 the reference minimum and 100 the maximum; None without them."""
+        """(n_policies, n_episodes) scores, 0 the reference minimum and 100 the maximum; None without them, or where the maximum is not above the minimum."""
         if self.ref_min_score is None or self.ref_max_score is None:
+            return None
+        if not self.ref_min_score < self.ref_max_score:  # no scale: raw returns are all that can be said
             return None
         return 100 * (self.returns - self.ref_min_score) / (self.ref_max_score - self.ref_min_score)
 
@@ -160,16 +165,22 @@ def evaluate(
         report: Receives progress.
 
     Returns:
-        Raw returns and lengths of every episode, and the normalised score with its interval.
+        Raw returns and lengths of every episode, and the normalised score with its interval. Where the environment has no time
+        limit, an episode ends after 10 000 steps.
 
     Raises:
         EnvironmentUnavailable: The environment cannot be made here; the reason and the repair are named.
-        ConfigError: No policy, or no episode.
+        ConfigError: No policy, no episode, or a bad seed.
     """
     policies = list(policy) if isinstance(policy, Sequence) else [policy]
     if not policies or n_episodes < 1:
         raise ConfigError(
             f"{len(policies)} policies and n_episodes={n_episodes}: give one policy and one episode at least."
+        )
+    check_seed(seed)
+    if not isinstance(data, Source) and not hasattr(data, "source"):
+        raise ConfigError(
+            f"{data!r} is no Synset, Transitions or Source: its environment is not known. Read a synset with load_synset first."
         )
     source: Source = data if isinstance(data, Source) else data.source
     started = time.perf_counter()
@@ -257,6 +268,15 @@ def _lockstep(
     obs = np.stack(
         [[codec.encode_one(env.reset(seed=seed + j)[0]) for j, env in enumerate(row)] for row in envs]
     )
+    spec = envs[0][0].spec
+    endless = spec is None or spec.max_episode_steps is None
+    if endless:
+        report(
+            Progress(
+                "message",
+                f"This environment has no time limit: episodes end after {_LONGEST:,} steps at the latest.",
+            )
+        )
     returns, lengths = np.zeros((P, E)), np.zeros((P, E), dtype=np.int64)
     running = np.ones((P, E), dtype=bool)
     while running.any():
@@ -269,7 +289,8 @@ def _lockstep(
                 obs[p, j] = codec.encode_one(observation)
                 returns[p, j] += float(reward)
                 lengths[p, j] += 1
-                running[p, j] = not (terminated or truncated)
+                cut = endless and lengths[p, j] >= _LONGEST
+                running[p, j] = not (terminated or truncated or cut)
         if lengths.max() % 100 == 0:
             report(Progress("evaluate", step=int((~running).sum()), total=P * E))
     report(Progress("evaluate", step=P * E, total=P * E))

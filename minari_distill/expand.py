@@ -16,7 +16,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
-from minari_distill.config import GENERAL_RECIPE
+from minari_distill.config import GENERAL_RECIPE, check_seed
 from minari_distill.errors import ConfigError
 from minari_distill.layout import to_json
 from minari_distill.students import behavior_clone
@@ -55,8 +55,7 @@ def expand(synset: Synset, n_pairs: int = 20_000, *, noise: float = NOISE, seed:
         )
     if not (isinstance(noise, Real) and 0 <= noise < math.inf):
         raise ConfigError(f"noise={noise!r} must be a number, not negative: for example noise={NOISE}.")
-    if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
-        raise ConfigError(f"seed={seed!r} must be a whole number from 0 on, for example seed=0.")
+    check_seed(seed)
     if "expansion" in synset.metadata:
         raise ConfigError(
             f"These {len(synset)} pairs were made by expand already: expand the few that they were made of."

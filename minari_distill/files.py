@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     try:
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, _mode(path))  # a temporary file is its owner's alone
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -25,6 +27,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _mode(path: Path) -> int:
+    """That of the file to be replaced, else what `open` would give a new one."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_mode & 0o777
+    umask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 @contextmanager
@@ -52,7 +63,10 @@ def building_folder(folder: Path) -> Iterator[Path]:
                 else:
                     temporary.rename(folder)
             finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                if temporary.is_dir():
+                    shutil.rmtree(temporary, ignore_errors=True)
+                else:  # a file was there
+                    temporary.unlink(missing_ok=True)
     except BaseException:
         for parent in made:
             with suppress(OSError):  # someone else has put something in it
@@ -105,10 +119,15 @@ def _make_parents(folder: Path) -> list[Path]:
 
 def _clear_leftovers(folder: Path) -> None:
     """Remove what killed processes left; bring back what one had put aside."""
+    ours = re.compile(
+        re.escape(f".{folder.name}.") + r"(\d+\.partial|aside)"
+    )  # of this very name, "x" and not "x.v2"
     for path in list(folder.parent.iterdir()):
-        if path.name == f".{folder.name}.aside" and not folder.exists():
+        if not ours.fullmatch(path.name) or not path.is_dir():
+            continue
+        if path.suffix == ".aside" and not folder.exists():
             path.rename(folder)
-        elif path.name.startswith(f".{folder.name}.") and path.name.endswith((".partial", ".aside")):
+        else:
             shutil.rmtree(path)
 
 

@@ -43,7 +43,7 @@ def push(
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", CardKept)
         pushed = md.load_synset(synset).push_to_hub(
-            repository, name=name or as_name(Path(synset).name), private=private, revision_tag=tag
+            repository, name=name or as_name(_own_name(synset)), private=private, revision_tag=tag
         )
     notes = [str(warning.message) for warning in caught]
     if as_json:
@@ -55,6 +55,17 @@ def push(
     what = f"Pushed to {pushed.url}" if pushed.changed else f"{pushed.url} holds it already: nothing was sent"
     console.print(what, soft_wrap=True)
     console.print(f"Load it with: minari-distill pull {pushed.address}", soft_wrap=True)
+
+
+def _own_name(synset: str) -> str:
+    """The name in what was asked to be pushed: an id, a folder (or the data/ in it), or an address."""
+    if synset.startswith("hf://"):
+        from minari_distill.hub.address import HubAddress
+
+        where = HubAddress.parse(synset)
+        return where.name or where.repo_id.split("/")[1]
+    path = Path(synset)
+    return path.absolute().parent.name if path.name == "data" and path.is_dir() else path.name
 
 
 def pull(

@@ -225,6 +225,11 @@ def pair_columns(name: str, vectors: np.ndarray, codec: SpaceCodec) -> dict[str,
     for part in codec.parts:
         block = np.ascontiguousarray(vectors[:, part.slice])
         column = f"{name}.{part.name}" if part.name else name
+        if column in columns:
+            raise SynsetError(
+                f"Two parts of the {name} would be one column {column!r}: keys of a Dict that hold dots. Rename them, or leave one "
+                "out with drop."
+            )
         columns[column] = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), block.shape[1])
     return columns
 

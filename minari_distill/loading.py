@@ -6,6 +6,7 @@ Synset of 256 pairs (obs_dim 11, act_dim 3), distilled from obd/hopper/medium-re
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,7 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
     """Read a synset that `save` wrote.
 
     Args:
-        source: A local Minari id, a folder, a `MinariDataset`, an id of the gallery that ships with the package
+        source: A local Minari id, a folder, a `MinariDataset` (of a filtered or split one, the pairs that it has), an id of the gallery that ships with the package
             ("gallery/hopper-medium-replay-infinite-v0"; see `gallery`), or an address of a scheme in `ROADS`, for
             instance "hf://me/hopper-synsets/hopper-medium-distilled-v0".
 
@@ -79,6 +80,12 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
         record, lambda *codecs: layout.read_pairs(data, int(record["n_syn"]), *codecs), data
     )
     check_folder(data.parent)
+    if isinstance(source, minari.MinariDataset):  # perhaps filtered, or one part of a split
+        kept = np.asarray(source.episode_indices)
+        if not np.array_equal(kept, np.arange(len(synset))):
+            synset = dataclasses.replace(
+                synset, observations=synset.observations[kept], actions=synset.actions[kept]
+            )
     return synset
 
 

@@ -61,9 +61,9 @@ class PolicyModule(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Greedy actions (n, *action shape) for observations (n, *observation shape), float32."""
-        x = self.units.normalise(
-            observation.unsqueeze(-1).flatten(1)
-        )  # a single number has no axis of its own
+        observation = observation.to(self.theta.dtype)  # Gymnasium's are often float64
+        # a single number has no axis of its own
+        x = self.units.normalise(observation.unsqueeze(-1).flatten(1))
         action = self.units.unscale(forward(self.theta, x, self.arch)).mean(0)
         if self.discrete:
             return action.argmax(1) + self.first

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minari_distill.config import GENERAL_RECIPE, INFINITE_FIELDS, StudentRecipe
+from minari_distill.config import GENERAL_RECIPE, INFINITE_FIELDS, StudentRecipe, check_seed
+from minari_distill.devices import resolve_device
 from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
 from minari_distill.infinite import parameters, regress
@@ -33,7 +35,12 @@ from minari_distill.units import Units
 
 
 def train_students(
-    S: Tensor, A: Tensor, recipe: StudentRecipe, n_students: int, generator: torch.Generator
+    S: Tensor,
+    A: Tensor,
+    recipe: StudentRecipe,
+    n_students: int,
+    generator: torch.Generator,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """Parameters (K, P) of K students trained by `recipe`.
 
@@ -43,6 +50,7 @@ def train_students(
         recipe: architecture, initialisation, optimiser, steps.
         n_students: K.
         generator: draws the initial parameters and the minibatches; on the device of S.
+        should_stop: asked before every step; once true, the parameters are those so far.
     """
     arch = Architecture.of(recipe, S.shape[1], A.shape[1])
     if recipe.infinite:
@@ -60,7 +68,7 @@ def train_students(
         generator=generator,
         dtype=S.dtype,
     )
-    batches = _batches(S, A, recipe, n_students, generator)
+    batches = takewhile(lambda _: not should_stop(), _batches(S, A, recipe, n_students, generator))
     if recipe.residual or recipe.weight_decay or recipe.optimizer == "adamw":
         return _train_by_autograd(theta, batches, arch, recipe)
     loop = InnerLoop(
@@ -294,7 +302,7 @@ def behavior_clone(
         n_policies: Students trained at once; several make an ensemble whose actions are averaged.
             `policy.members()` takes it apart.
         seed: Of the students' initial parameters.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "auto".
         **changes: Fields of the recipe to replace, for instance optimizer="sgd", hidden_layers=5.
 
     Returns:
@@ -305,6 +313,7 @@ def behavior_clone(
     """
     if n_policies < 1:
         raise ConfigError(f"n_policies={n_policies} must be at least 1.")
+    check_seed(seed)
     if not hasattr(synset, "recipe"):
         raise ConfigError(
             f"{synset!r} is no Synset. Read one with load_synset, for instance load_synset('me/hopper-v0')."
@@ -314,6 +323,7 @@ def behavior_clone(
         raise ConfigError(
             'head="softmax" gives probabilities of discrete actions, and these actions are not. Give head="tanh" or head="linear".'
         )
+    device = str(resolve_device(device))
     units = synset.units().to(device)
     S = units.normalise(torch.as_tensor(synset.observations, device=device).float())
     metric = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
@@ -57,17 +57,50 @@ class Team:
             t.copy_(flat[at : at + t.numel()].view_as(t))
             at += t.numel()
 
+    def votes(self, flags: Sequence[bool], device: torch.device) -> list[bool]:
+        """For each flag, whether it is up on any rank; all get the same answer."""
+        if self.size == 1:
+            return list(flags)
+        counted = torch.tensor([float(flag) for flag in flags], device=device)
+        self.sum(counted)
+        return [n > 0 for n in counted.tolist()]
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether the flag is up on any rank; all get the same answer."""
-        if self.size == 1:
-            return flag
-        votes = torch.tensor([float(flag)], device=device)
-        self.sum(votes)
-        return bool(votes.item())
+        return self.votes([flag], device)[0]
 
-    def wait(self, device: torch.device) -> None:
-        """Until every rank is here."""
-        self.any(False, device)
+    def first_alone(
+        self,
+        work: Callable[[Callable[[], bool]], None],
+        device: torch.device,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """Rank 0 does `work`, and asks what it is given about once a second; the others wait, for hours if need be.
+
+        Args:
+            work: Its argument says whether `should_stop` does, on any rank.
+            device: Where votes are counted.
+            should_stop: Of this rank.
+
+        Raises:
+            TeamError: on the others, if the work of the first failed.
+        """
+        if self.rank:
+            done = failed = False
+            while not (done or failed):
+                _, done, failed = self.votes([should_stop(), False, False], device)
+            if failed:
+                raise TeamError(
+                    f"Rank {self.rank} of {self.size}: the first rank ended, and its message says why."
+                )
+            return
+        try:
+            work(lambda: self.votes([should_stop(), False, False], device)[0])
+        except BaseException:
+            with suppress(TeamError):  # or another rank is gone, and cannot be told
+                self.votes([False, False, True], device)
+            raise
+        self.votes([False, True, False], device)
 
 
 @contextmanager
@@ -83,5 +116,7 @@ def joined() -> Iterator[Team]:
     torch.distributed.init_process_group(backend, timeout=timedelta(minutes=30))
     try:
         yield Team()
+        with suppress(RuntimeError):  # a rank that failed tells so itself
+            torch.distributed.barrier()  # who leaves first might take the others along
     finally:
         torch.distributed.destroy_process_group()

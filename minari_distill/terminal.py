@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -37,7 +38,7 @@ def one_line_errors(as_json: bool) -> Iterator[None]:
         text = str(error)
         if isinstance(error, OSError):  # of a file or a folder that was named, or of the store
             text = f"{error.filename or 'A file'}: {error.strerror or error}. Give another place, or see: minari-distill doctor"
-        if as_json:
+        if as_json and not int(os.environ.get("RANK", "0")):  # of several processes, the first speaks JSON
             print_json({"error": text, "kind": type(error).__name__})
         else:
             console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -179,6 +179,22 @@ def test_a_stopped_cell_goes_on_where_it_was(dataset, tmp_path):
     assert [r["per_policy"] for r in whole] == [r["per_policy"] for r in cut] and len(whole) == 2
 
 
+def test_bc_on_all_data_can_be_stopped(dataset, tmp_path):
+    """A million steps end at once."""
+    cell = Cell(dataset, "bc", (Reading("main", "general", 1),), n_episodes=1, bc_steps=10**6, bc_batch=4)
+    asks = itertools.count()
+    outcome = run_cells([cell], tmp_path, threads=1, should_stop=lambda: next(asks) >= 5)
+    assert (outcome.done, outcome.left, outcome.failed) == (0, 1, {})
+
+
+def test_a_damaged_cell_is_one_sentence(tmp_path):
+    """Half a file: what to remove."""
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "x-0.json").write_text('{"rows": {')
+    result = CliRunner().invoke(app, ["benchmark", "--tables-only", "--out", str(tmp_path), "--json"])
+    assert result.exit_code == 1 and "is damaged" in json.loads(result.stdout)["error"]
+
+
 @pytest.mark.parametrize("how", ["asked", "killed"])
 def test_a_benchmark_takes_its_processes_along(teacher, tmp_path, how):
     """Real processes: asked to end, both jobs keep a checkpoint and go; if the benchmark is killed they go as well."""

@@ -80,6 +80,12 @@ def test_a_second_synset_of_one_id_is_refused_before_anything_is_computed(synset
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
+def test_another_synset_of_the_same_dataset_has_a_run_of_its_own(synset):
+    """README's two commands, one after the other: each target has its own folder below runs/."""
+    assert run("distill", EMBEDDED_ID, "-o", "me/hop-v1", *FLAGS).exit_code == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["me-hop-v0", "me-hop-v1"]
+
+
 FAILURES = [
     (["distill", "mujoco/hoper/medium-v0"], "mujoco/hoper/medium-v0"),
     (["distill", EMBEDDED_ID, "--set", "inner_lr"], "--set 'inner_lr' must be name=value"),

@@ -1,6 +1,7 @@
 """Evaluation: the interval by hand, lockstep equals one episode at a time, and what cannot be evaluated says why."""
 
 import dataclasses
+import importlib
 import math
 
 import gymnasium
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 import minari_distill as md
-from minari_distill.errors import EnvironmentUnavailable
+from minari_distill.config import make_config
+from minari_distill.errors import ConfigError, EnvironmentUnavailable
 from minari_distill.evaluate import (
     Evaluation,
     Score,
@@ -19,6 +21,7 @@ from minari_distill.evaluate import (
     make_environment,
 )
 from minari_distill.transitions import EMBEDDED_ID
+from tests.synsets import make_synset
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +132,58 @@ def test_a_maze_s_model_file_goes_with_its_environment(tmp_path):
     close_environment(env)
     close_environment(env)  # once gone, gone
     assert not list(tmp_path.iterdir())
+
+
+def test_references_that_are_no_scale_are_not_used():
+    """Equal or reversed ones would divide by zero or turn the order round."""
+    one = np.ones((1, 2))
+    for low, high in ((20.0, 20.0), (100.0, 20.0)):
+        made = Evaluation(one, one, "E-v0", low, high, "by hand", 0, 1.0)
+        assert made.normalized is None and made.to_json()["unit"] == "return" and made.score.mean == 1
+
+
+class Endless(gymnasium.Env):
+    """An episode that never ends."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(3, np.float32), 1.0, False, False, {}
+
+
+def test_an_environment_without_a_time_limit_comes_to_an_end(monkeypatch):
+    """Its episodes are cut, and the user is told."""
+    module = importlib.import_module("minari_distill.evaluate")
+    monkeypatch.setattr(module, "_LONGEST", 30)
+    monkeypatch.setattr(module, "make_environment", lambda source: Endless())
+    synset, said = make_synset(), []
+    policy = md.behavior_clone(synset, steps=1)
+    made = evaluate(policy, synset, n_episodes=2, report=lambda p: said.append(p.text))
+    assert made.lengths.tolist() == [[30, 30]]
+    assert "This environment has no time limit: episodes end after 30 steps at the latest." in said
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 0.5])
+def test_bad_seeds_are_refused_everywhere(seed):
+    """Before anything is done."""
+    synset = make_synset()
+    for ask in (
+        lambda: md.behavior_clone(synset, seed=seed),
+        lambda: evaluate(object(), synset, seed=seed),
+        lambda: make_config(seed=seed),
+        lambda: md.expand(synset, 3, seed=seed),
+    ):
+        with pytest.raises(ConfigError, match="seed=.* must be a"):
+            ask()
+
+
+def test_what_names_no_environment_is_refused():
+    """An id instead of a synset, and a device that is none."""
+    with pytest.raises(ConfigError, match="'me/x-v0' is no Synset.*load_synset"):
+        evaluate(object(), "me/x-v0")
+    with pytest.raises(ConfigError, match="device='gpu' is no device"):
+        md.behavior_clone(make_synset(), device="gpu")

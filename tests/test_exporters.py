@@ -165,6 +165,33 @@ def test_nothing_is_overwritten_unless_told(tmp_path):
     assert path.stat().st_mode & 0o044 == 0o044
 
 
+def test_a_folder_that_is_no_export_is_never_replaced(tmp_path):
+    """--overwrite replaces an earlier export, and nobody's thesis."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("x")
+    with pytest.raises(ExportError, match="is no export of a synset: it is not overwritten"):
+        formats.export(make_synset(), "datasets", precious, overwrite=True)
+    assert (precious / "thesis.txt").read_text() == "x" and [p.name for p in tmp_path.iterdir()] == [
+        "precious"
+    ]
+    out = formats.export(make_synset(), "datasets", tmp_path / "out")
+    formats.export(make_synset(seed=1), "datasets", out, overwrite=True)
+    make_synset().to_npz(tmp_path / "file")  # a file may become a folder, and leaves nothing behind
+    formats.export(make_synset(), "datasets", tmp_path / "file", overwrite=True)
+    (tmp_path / ".out.abcd.partial").touch()  # a file's, not a folder's
+    formats.export(make_synset(), "datasets", out, overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.abcd.partial", "file", "out", "precious"]
+
+
+def test_actions_that_do_not_start_at_0():
+    """Codebases that count from 0 would learn actions that their networks do not have."""
+    synset = make_synset(action_space=spaces.Discrete(3, start=2))
+    for codebase in ("d3rlpy", "tianshou"):
+        with pytest.raises(ExportError, match="counts actions from 0, and these start at 2"):
+            pairs_for(codebase, synset)
+
+
 def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path):
     """Where a parent is a file, and with a folder that fails half-way nothing is left."""
     (tmp_path / "file").write_text("")

@@ -146,3 +146,12 @@ def test_onnx_without_its_exporter_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(ConfigError, match=r"needs onnxscript.*pip install 'minari-distill\[onnx\]'"):
         make_policy("box").save(tmp_path / "policy.onnx")
+
+
+def test_torchscript_takes_what_gymnasium_gives(tmp_path):
+    """Observations of MuJoCo's environments are float64."""
+    policy = make_policy("box")
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        scripted = torch.jit.load(policy.save(tmp_path / "policy.pt"))
+    np.testing.assert_array_equal(scripted(torch.as_tensor(x)), scripted(torch.as_tensor(x).float()))

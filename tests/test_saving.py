@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -251,3 +252,30 @@ def test_threads_do_not_mix(tmp_path: Path):
     loaded = load_synset(tmp_path / "x-v0")
     assert_same(loaded, synsets[loaded.config.seed])
     assert [p.name for p in tmp_path.iterdir()] == ["x-v0"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_new_file_has_the_mode_that_the_user_gives_new_files(tmp_path: Path, umask: int, mode: int):
+    """And a replaced one keeps its own."""
+    before = os.umask(umask)
+    try:
+        files.write_atomically(tmp_path / "new", b"1")
+        old = tmp_path / "old"
+        old.touch()
+        old.chmod(0o640)
+        files.write_atomically(old, b"2")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == mode
+    assert old.stat().st_mode & 0o777 == 0o640
+
+
+def test_another_folder_s_leftovers_are_left_alone(tmp_path: Path):
+    """ "hopper" is being built while "hopper.v2" is."""
+    other = tmp_path / ".hopper.v2.1234.partial"
+    mine = tmp_path / ".hopper.1234.partial"
+    for folder in (other, mine):
+        folder.mkdir()
+    with files.building_folder(tmp_path / "hopper") as temporary:
+        (temporary / "x").touch()
+    assert other.is_dir() and not mine.exists()

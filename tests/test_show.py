@@ -71,6 +71,9 @@ def test_figures_and_page_are_written_and_named(tmp_path):
         str(page)
     ]
     assert len(answer["notes"]) == 2 and answer["n_syn"] == 40 and answer["id"] == ID
+    assert f"minari.load_dataset(&quot;{ID}&quot;)" in page.read_text()
+    assert show("gallery/hopper-medium-replay-v0", "--html", page).exit_code == 0
+    assert "minari.load_dataset" not in page.read_text()  # which knows no gallery
 
 
 def test_the_source_lies_behind_the_synset_where_it_is_at_hand(tmp_path):

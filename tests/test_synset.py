@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from minari_distill import layout
 from minari_distill.config import StudentRecipe
 from minari_distill.errors import DatasetError, SynsetError
 from minari_distill.loading import load_synset
 from minari_distill.source import Source
+from minari_distill.spaces import SpaceCodec
 from minari_distill.transitions import load_transitions
 from tests.conftest import PENDULUM_ACTIONS, PENDULUM_OBSERVATIONS, write_dataset
 from tests.synsets import ID, MINIGRID, assert_same, contents, make_synset
@@ -268,3 +270,22 @@ def test_representation():
     assert repr(make_synset()) == "Synset of 6 pairs (obs_dim 3, act_dim 1), distilled from test/pendulum-v0"
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_synset().actions = None
+
+
+def test_a_filtered_or_split_synset_has_the_pairs_that_were_kept():
+    """Pairs are episodes to Minari, and what it leaves out is left out."""
+    synset = make_synset()
+    synset.save(ID)
+    whole = minari.load_dataset(ID)
+    kept = load_synset(whole.filter_episodes(lambda e: e.id in (1, 4)))
+    np.testing.assert_array_equal(kept.observations, synset.observations[[1, 4]])
+    first, second = minari.split_dataset(whole, [2, 4])
+    assert (len(load_synset(first)), len(load_synset(second)), len(load_synset(whole))) == (2, 4, 6)
+
+
+def test_two_parts_are_never_one_column():
+    """A key with a dot meets a nested one: told, not lost."""
+    box = spaces.Box(-1, 1, (2,))
+    codec = SpaceCodec(spaces.Dict({"a.b": box, "a": spaces.Dict(b=box)}))
+    with pytest.raises(SynsetError, match="would be one column 'observation.a.b'"):
+        layout.pair_columns("observation", np.zeros((3, 4), np.float32), codec)

@@ -118,3 +118,44 @@ def test_more_ranks_than_students_is_refused(tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "n_students=1 cannot be shared by 2 processes" in " ".join(output.split())
+    assert not (tmp_path / "run").exists()  # so that the same command with n_students=2 begins it
+
+
+def test_a_teacher_that_takes_longer_than_a_rank_may_be_silent(tmp_path):
+    """The others are asked once a second while the first learns: hours of it are no lost rank; a failure is told."""
+    script = """
+import sys, time
+from datetime import timedelta
+import torch
+from minari_distill.team import Team
+from minari_distill.errors import TeamError
+torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=2))
+team, cpu = Team(), torch.device("cpu")
+def work(stop):
+    for _ in range(12):
+        time.sleep(0.5)
+        heard.append(stop())
+heard = []
+team.first_alone(work, cpu, lambda: team.rank == 1)
+if team.rank == 0:
+    assert heard == [True] * 12
+def fail(stop):
+    stop()
+    raise ZeroDivisionError
+try:
+    team.first_alone(fail, cpu, lambda: False)
+except (ZeroDivisionError, TeamError) as error:
+    assert isinstance(error, TeamError) == bool(team.rank)
+    print("told", flush=True)
+torch.distributed.barrier()
+"""
+    (tmp_path / "waits.py").write_text(script)
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node=2", str(tmp_path / "waits.py")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    assert done.returncode == 0 and done.stdout.count("told") == 2, done.stderr

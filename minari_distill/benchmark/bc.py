@@ -7,6 +7,8 @@ The student is the general one (`config.GENERAL_RECIPE`), so that only the data 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from minari_distill.config import GENERAL_RECIPE
@@ -22,7 +24,8 @@ def clone_all(
     n_students: int,
     seed: int,
     device: torch.device,
-) -> Policy:
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Policy | None:
     """K students at once, each on minibatches of its own.
 
     Args:
@@ -32,6 +35,10 @@ def clone_all(
         n_students: K.
         seed: Of the initial parameters and the minibatches.
         device: Where they are trained; the policy comes back on the CPU.
+        should_stop: Asked before every step.
+
+    Returns:
+        The students, or None if they were stopped.
     """
     codec = transitions.action_codec
     units = transitions.units()
@@ -39,5 +46,8 @@ def clone_all(
     u = units.scale(torch.as_tensor(transitions.actions).float()).to(device)
     head = "softmax" if codec.is_discrete else "tanh"
     recipe = GENERAL_RECIPE.replace(steps=steps, batch=batch, head=head)
-    theta = train_students(x, u, recipe, n_students, torch.Generator(device).manual_seed(seed))
+    generator = torch.Generator(device).manual_seed(seed)
+    theta = train_students(x, u, recipe, n_students, generator, should_stop)
+    if should_stop():
+        return None
     return Policy(theta.cpu(), recipe, units, transitions.observation_codec, codec)

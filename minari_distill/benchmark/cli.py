@@ -25,7 +25,9 @@ def benchmark(
     dataset: Annotated[
         Names, typer.Option(help="ID, ID=TEACHER or ID+ID=TEACHER (ids read as one); may be repeated.")
     ] = None,
-    objective: Annotated[Names, typer.Option(help="auto, dbc, pbc or av_pbc; may be repeated.")] = None,
+    objective: Annotated[
+        Names, typer.Option(help="auto, dbc, robust_dbc, filtered_dbc, pbc or av_pbc; may be repeated.")
+    ] = None,
     size: Annotated[list[int] | None, typer.Option(help="Pairs of a synset; may be repeated.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Of synsets and students; may be repeated.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results; what it holds is skipped.")] = Path(
@@ -39,7 +41,8 @@ def benchmark(
         Names, typer.Option("--set", help="Any other setting, as name=value; may be repeated.")
     ] = None,
     read: Annotated[
-        Names, typer.Option(help="main, ensembles, architectures, optimizers; default: the first two.")
+        Names,
+        typer.Option(help="main, ensembles, architectures, optimizers, expanded; default: the first two."),
     ] = None,
     snapshot: Annotated[
         list[int] | None,

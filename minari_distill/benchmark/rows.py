@@ -55,9 +55,24 @@ def collect(out: Path) -> list[dict[str, Any]]:
     """
     rows = []
     for path in cell_files(out):
-        record = json.loads(path.read_text())
-        rows += [{**row, "cell": path.stem} for row in record["rows"].values()]
+        rows += [{**row, "cell": path.stem} for row in read_record(path)["rows"].values()]
     return with_fractions(rows)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A cell's file: its identity, its rows by reading, and its error.
+
+    Raises:
+        ConfigError: It is damaged.
+    """
+    try:
+        record = json.loads(path.read_text())
+        _ = record["rows"].values()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"The cell file '{path}' is damaged ({error}). Remove it, and the same command makes it anew."
+        ) from error
+    return record
 
 
 def with_fractions(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

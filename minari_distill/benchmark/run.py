@@ -26,6 +26,7 @@ from typing import IO, Any
 import torch
 
 from minari_distill.benchmark.cells import Cell, Reading
+from minari_distill.benchmark.rows import read_record
 from minari_distill.benchmark.score import Stopped, score_cell
 from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
@@ -133,7 +134,7 @@ def read_cell(cell: Cell, out: Path) -> dict[str, Any]:
     path = _path(cell, out)
     if not path.exists():
         return {"cell": cell.identity, "run": cell.run_name, "rows": {}, "error": ""}
-    return json.loads(path.read_text())
+    return read_record(path)
 
 
 def _path(cell: Cell, out: Path) -> Path:
@@ -193,7 +194,7 @@ def _run_apart(cell: Cell, out: Path, threads: int, slot: int, should_stop: Call
         )
         assert process.stdin is not None
         asked = False
-        with process.stdin as leash:
+        with contextlib.suppress(BrokenPipeError), process.stdin as leash:
             _say(leash, json.dumps({"cell": cell.to_json(), "out": str(out), "threads": threads}))
             while process.poll() is None:
                 if should_stop() and not asked:

@@ -129,7 +129,10 @@ def _bc_rows(
             n_students=reading.n_policies,
             seed=cell.seed,
             device=device,
+            should_stop=should_stop,
         )
+        if policy is None:
+            raise Stopped
         seconds = time.perf_counter() - started
         result = evaluate(
             policy.members(), transitions, n_episodes=cell.n_episodes, seed=_seed(cell), report=report

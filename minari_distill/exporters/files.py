@@ -101,13 +101,15 @@ def save_datasets(synset: Synset, path: str | Path, *, overwrite: bool = False) 
 
 # ------------------------------------------------------------------------------------------ whole or not
 
+_SIGNS = ("dataset_info.json", "notes.json")
+"""Every folder that is exported holds one of them."""
+
 
 def write_file(path: str | Path, content: bytes, overwrite: bool) -> Path:
     """Write a file whole, or raise `ExportError`."""
     path = _vacant(path, overwrite)
     try:
         write_atomically(path, content)
-        path.chmod(0o644)  # a file to share, where a temporary file is private
     except OSError as error:
         raise _unwritten(path, error) from error
     return path
@@ -116,6 +118,10 @@ def write_file(path: str | Path, content: bytes, overwrite: bool) -> Path:
 def write_folder(path: str | Path, fill: Callable[[Path], None], overwrite: bool) -> Path:
     """Let `fill` write a folder, which appears whole; or raise `ExportError`."""
     path = _vacant(path, overwrite).absolute()
+    if path.is_dir() and any(path.iterdir()) and not any((path / sign).is_file() for sign in _SIGNS):
+        raise ExportError(
+            f"'{path}' exists and is no export of a synset: it is not overwritten. Choose another path."
+        )
     try:
         with building_folder(path) as temporary:
             fill(temporary)

@@ -107,6 +107,17 @@ def check_revision(revision: str) -> None:
         raise HubError(f"{revision!r} is no name of a tag, branch or commit. Write one as 'v1.0' or 'main'.")
 
 
+def check_tag(tag: str) -> None:
+    """Refuse as a tag what `check_revision` refuses, and the branch itself, which would move on.
+
+    Raises:
+        HubError: With what to write instead.
+    """
+    check_revision(tag)
+    if tag == "main" or tag.startswith("refs/"):
+        raise HubError(f"{tag!r} is a branch, which moves on with every push. Write a tag as 'v1.0'.")
+
+
 def as_name(text: str) -> str:
     """A name made of `text`.
 

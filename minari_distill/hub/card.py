@@ -315,6 +315,15 @@ def describe(synset: Synset, repo_id: str, name: str, figures: Sequence[str]) ->
     return "\n".join(part for part in parts if part)
 
 
+_MEASURED_BY = {
+    "recipe students": "",
+    "synset": "",
+    "synset at infinite width": "",
+    "general students": " --recipe general",
+}
+"""Rows of scores that `evaluate` measures again, and by which options."""
+
+
 def _scores(synset: Synset, repo_id: str, name: str) -> str:
     """Scores with their intervals, the protocol behind them, and the command that measures them again."""
     scores = synset.metadata.get("scores")
@@ -328,14 +337,19 @@ def _scores(synset: Synset, repo_id: str, name: str) -> str:
         runs = f"{row.get('n_policies', '?')} × {row.get('n_episodes', '?')}"
         label = _inline(policy.replace("_", " "))
         lines.append(f"| {label} | {row['mean']:.1f} | {spread} | {_inline(runs)} |")
-    row = next(iter(rows.values()))
+    known = {policy.replace("_", " "): row for policy, row in rows.items()}
+    again = next((policy for policy in _MEASURED_BY if policy in known), None)
+    row = next(iter(rows.values())) if again is None else known[again]
     unit, origin = _inline(row.get("unit", "as recorded")), _inline(row.get("ref_origin") or "")
     greedy = "Greedy rollouts; " if row.get("greedy") else ""
     references = f", reference scores from {origin}" if origin else ""
     students, episodes = row.get("n_policies"), row.get("n_episodes")
-    options = f" --students {students} --episodes {episodes}" if _are_counts(students, episodes) else ""
+    options = ""
+    if again is not None and _are_counts(students, episodes):
+        options = f"{_MEASURED_BY[again]} --students {students} --episodes {episodes}"
+    what = "students" if again is None else _inline(again)
     return "\n".join(lines) + (
-        f"\n\n{greedy}unit: {unit}{references}. Measure them again with:\n\n"
+        f"\n\n{greedy}unit: {unit}{references}. Measure {what} again with:\n\n"
         f"```bash\nminari-distill pull hf://{repo_id}/{name}\n"
         f"minari-distill evaluate {repo_id.split('/')[1]}/{name}{options}\n```\n"
     )

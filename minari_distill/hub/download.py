@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from minari_distill.errors import HubError, SynsetError, did_you_mean
 from minari_distill.hub import calls
@@ -29,7 +30,7 @@ def fetch(address: str) -> Path:
     """
     where = HubAddress.parse(address)
     pinned = COMMIT.fullmatch(where.revision or "")
-    if (pinned or constants.HF_HUB_OFFLINE) and where.name:
+    if constants.HF_HUB_OFFLINE or (pinned and where.name):
         folder = _cached(where)
         if folder is not None and _is_whole(folder):
             return folder
@@ -37,16 +38,20 @@ def fetch(address: str) -> Path:
 
 
 def _cached(where: HubAddress) -> Path | None:
-    """The synset's folder in the cache, None if a file is missing."""
-    revision = where.revision or constants.DEFAULT_REVISION
-    found = [
-        try_to_load_from_cache(
-            where.repo_id, f"{where.name}/{path.as_posix()}", revision=revision, repo_type="dataset"
+    """The synset's folder in the cache; without a name, the only one there. None if it is not there, or a file is missing."""
+    try:
+        snapshot = snapshot_download(
+            where.repo_id, repo_type="dataset", revision=where.revision, local_files_only=True
         )
-        for path in (RECORD, METADATA, DATA)
-    ]
-    paths = [Path(path) for path in found if isinstance(path, str)]
-    return paths[0].parents[1] if len(paths) == len(found) else None
+    except LocalEntryNotFoundError:
+        return None
+    here = Path(snapshot)
+    if where.name:
+        folders = [here / where.name]
+    else:
+        folders = [path.parents[1] for path in [here / RECORD, *here.glob(f"*/{RECORD.as_posix()}")]]
+    whole = [f for f in folders if all((f / path).is_file() for path in (RECORD, METADATA, DATA))]
+    return whole[0] if len(whole) == 1 else None
 
 
 def _is_whole(folder: Path) -> bool:

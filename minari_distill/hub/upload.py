@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from minari_distill import plots
 from minari_distill.errors import HubError
 from minari_distill.hub import calls
-from minari_distill.hub.address import HubAddress, as_name, check_name, check_repo_id, check_revision
+from minari_distill.hub.address import HubAddress, as_name, check_name, check_repo_id, check_tag
 from minari_distill.hub.card import lists, write_card
 from minari_distill.hub.remote import Remote, open_api
 from minari_distill.layout import DATA, METADATA, PARQUET, RECORD
@@ -71,7 +71,7 @@ def push(
     check_repo_id(repo_id)
     check_name(name)
     if revision_tag is not None:
-        check_revision(revision_tag)
+        check_tag(revision_tag)
     api = open_api()
     remote = calls.insist(lambda: _open_repository(api, repo_id, private), repo_id, "push to")
     with tempfile.TemporaryDirectory() as folder:

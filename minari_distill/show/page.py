@@ -13,6 +13,7 @@ from typing import Any
 import minari_distill
 from minari_distill.files import write_atomically
 from minari_distill.layout import to_json
+from minari_distill.locate import local_ids
 from minari_distill.recorded import is_number
 from minari_distill.show.facts import facts, score_lines, score_unit
 from minari_distill.show.figures import Drawing
@@ -142,10 +143,13 @@ def _figure(path: Path, caption: str) -> str:
 
 
 def _use(name: str) -> str:
-    return f"""import minari_distill as md
+    use = f"""import minari_distill as md
 
 policy = md.behavior_clone(md.load_synset("{name}"))
-action = policy.act(observation)
+action = policy.act(observation)"""
+    if name in local_ids():
+        use += f"""
 
 import minari
 dataset = minari.load_dataset("{name}")  # an ordinary Minari dataset"""
+    return use

@@ -59,6 +59,20 @@ def test_the_card(hub: HubServer):
         assert files[figure].startswith(b"\x89PNG")
 
 
+def test_the_command_measures_a_score_that_the_card_shows(hub: HubServer):
+    """Of several rows that of the recipe's students, else the general ones'; an ensemble is no student."""
+    row = {"mean": 10.0, "ci95_half_width": 1.0, "n_policies": 1, "n_episodes": 10}
+    scores = {"ensemble of 10": row, "general students": row | {"n_policies": 5}}
+    pendulum(metadata={"scores": scores}).push_to_hub(REPO, name=NAME)
+    card = hub.files(REPO)["README.md"].decode()
+    assert f"minari-distill evaluate synsets/{NAME} --recipe general --students 5 --episodes 10" in card
+    scores["recipe students"] = row | {"n_episodes": 50}
+    pendulum(metadata={"scores": scores}).push_to_hub(REPO, name=NAME)
+    card = hub.files(REPO)["README.md"].decode()
+    assert "Measure recipe students again with" in card
+    assert f"minari-distill evaluate synsets/{NAME} --students 1 --episodes 50" in card
+
+
 LICENSES = {
     None: (None, None),
     "MIT": ("mit", None),

@@ -51,6 +51,11 @@ def test_commands(hub: HubServer, minari_store: Path):
     pulled, own = contents(minari_store / "synsets/pendulum-v0"), contents_of(hub.files(REPO), "pendulum-v0")
     assert pulled == own
 
+    # pushed on from an address, or from the folder that Minari shows, it keeps its name
+    assert run("push", pushed["address"], "me/second")["address"].startswith("hf://me/second/pendulum-v0@")
+    folder = minari_store / "me/pendulum-v0/data"
+    assert run("push", str(folder), "me/third")["address"].startswith("hf://me/third/pendulum-v0@")
+
     text = CliRunner().invoke(app, ["push", "me/pendulum-v0", REPO])
     assert "holds it already: nothing was sent" in text.output
     edit(hub, ("## pendulum-v0", "## My pendulum"))
@@ -62,6 +67,7 @@ def test_commands(hub: HubServer, minari_store: Path):
         ("pull", ADDRESS): f"holds no synset '{NAME}'",
         ("pull", f"hf://{REPO}"): "Say under which id to save it: -o",
         ("pull", f"hf://{REPO}/pendulum-v0"): "'synsets/pendulum-v0' exists already",
+        ("push", "me/pendulum-v0", REPO, "--tag", "main"): "'main' is a branch, which moves on",
         ("push", "me/nothing-v0", REPO): "Synset 'me/nothing-v0' not found",
     }.items():
         result = CliRunner().invoke(app, list(arguments))

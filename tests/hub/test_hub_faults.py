@@ -293,6 +293,7 @@ def test_offline_and_pinned(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     close_session()
     assert_same(load_synset(ADDRESS), synset)
+    assert_same(load_synset(f"hf://{REPO}"), synset)  # the only one of the repository
     with pytest.raises(HubError, match="while HF_HUB_OFFLINE is set. Unset it"):
         load_synset(f"hf://{REPO}/other-v0")
     with pytest.raises(HubError, match="Cannot push to 'me/synsets' while HF_HUB_OFFLINE is set"):
