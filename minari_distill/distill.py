@@ -407,15 +407,16 @@ def _distil(outer: OuterLoop, run: Run, report: Report, should_stop: Callable[[]
     config = outer.config
     if run.best is None:
         run.note(outer, None, outer.held_out_loss())
-    began, first = time.perf_counter(), outer.step_count
+    began, first, before = time.perf_counter(), outer.step_count, run.seconds
     while outer.step_count < config.outer_steps and not outer.team.any(should_stop(), outer.device):
         outer.step()
         done, last = outer.step_count, outer.step_count == config.outer_steps
         if done % config.validate_every == 0 or last:
             run.note(outer, outer.read_loss(), outer.held_out_loss())
+        run.seconds = before + time.perf_counter() - began
         if done % config.checkpoint_every == 0 or last:
             run.keep(outer)
-        per_step = (time.perf_counter() - began) / (done - first)
+        per_step = (run.seconds - before) / (done - first)
         latest = run.history[-1]
         report(
             Progress(
@@ -427,7 +428,6 @@ def _distil(outer: OuterLoop, run: Run, report: Report, should_stop: Callable[[]
                 seconds_left=per_step * (config.outer_steps - done),
             )
         )
-    run.seconds += time.perf_counter() - began
     if outer.step_count < config.outer_steps:  # stopped early: what was done since must not be lost
         run.keep(outer)
     assert run.best is not None

@@ -94,6 +94,15 @@ def test_resume_equals_unbroken(teacher, tmp_path, stop_after):
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"run.json", "checkpoint.safetensors", "lock"}
 
 
+def test_the_time_that_a_run_took_is_kept_with_it(teacher, tmp_path):
+    """Also that of the last stretch, by the checkpoint alone."""
+    done = run(
+        teacher, run_dir=tmp_path / "run", outer_steps=5, should_stop=lambda: bool(time.sleep(0.06))
+    ).metadata["seconds"]["distillation"]
+    again = run(teacher, run_dir=tmp_path / "run", outer_steps=5, resume=True)
+    assert again.metadata["seconds"]["distillation"] == done >= 0.2
+
+
 @pytest.mark.parametrize(
     ("initializer", "objective"), [("random", "dbc"), ("relabelled", "pbc"), ("kmeans", "pbc")]
 )
