@@ -43,16 +43,18 @@ def learning_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path) 
     seen = [r for r in here if r["group"] == "snapshots"]
     if not seen:
         return None
-    lines = {_line(r) for r in seen}
-    known = {(*_line(r), r["n_syn"], r["seed"], r["snapshot"]) for r in seen}
-    finished = [
-        r | {"snapshot": r["outer_steps"]} for r in here if r["group"] == "main" and _line(r) in lines
+    lines = sorted({_line(r) for r in seen})
+    known = {(r["cell"], r["protocol"], r["snapshot"]) for r in seen}
+    finished = [r | {"snapshot": r["outer_steps"]} for r in here if r["group"] == "main"]
+    cells, teachers = {r["cell"] for r in seen}, {r["teacher_digest"] for r in seen}
+    seen += [
+        r for r in finished if r["cell"] in cells and (r["cell"], r["protocol"], r["snapshot"]) not in known
     ]
-    seen += [r for r in finished if (*_line(r), r["n_syn"], r["seed"], r["snapshot"]) not in known]
     largest = max(r["n_syn"] for r in seen)
     path = folder / f"learning-{_slug(dataset)}.png"
-    with figure(path, 1, 2, figsize=(9.5, 3.6), sharey=True) as (drawing, (left, right)):
-        for i, line in enumerate(sorted(lines)):
+    with figure(path, 1, 2, figsize=(9.5, 4.2), sharey=True) as (drawing, (left, right)):
+        methods = sorted({line[:2] for line in lines})
+        for line in lines:
             mine = [r for r in seen if _line(r) == line and r["n_syn"] == largest]
             steps = sorted({r["snapshot"] for r in mine})
             groups = [[r for r in mine if r["snapshot"] == step] for step in steps]
@@ -61,19 +63,24 @@ def learning_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path) 
             mean = np.array([s.mean for s in scores])
             width = np.nan_to_num([s.half_width for s in scores])
             name = f"{line[0]} ({line[1]}), {line[2]} students"
+            colour = PALETTE[methods.index(line[:2]) % len(PALETTE)]
+            dashes = "-" if line[2] == "recipe" else ":"
             for axes, x in ((left, steps), (right, seconds)):
-                colour = PALETTE[i % len(PALETTE)]
-                axes.plot(x, mean, color=colour, marker="o", ms=3, label=name)
+                axes.plot(x, mean, color=colour, ls=dashes, marker="o", ms=3, label=name)
                 axes.fill_between(x, mean - width, mean + width, color=colour, alpha=0.15, lw=0)
-        for row in (r for r in here if r["method"] == "teacher"):
+        for row in (r for r in here if r["method"] == "teacher" and r["teacher_digest"] in teachers):
             for axes in (left, right):
                 axes.axhline(row["mean"], color=GREY, ls="--", lw=1.5, label="teacher")
         left.set(xlabel="outer steps", ylabel=f"score ({seen[0]['unit']})")
         right.set(xlabel="seconds of distillation")
-        left.legend(fontsize=8)
-        n, e = seen[0]["n_policies"], seen[0]["n_episodes"]
+        # presets differ a hundredfold in length, and every curve begins at 0
+        for axes, least in ((left, 100), (right, 10)):
+            axes.set_xscale("symlog", linthresh=least)
+            axes.set_xlim(left=0)
+        drawing.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+        episodes = " or ".join(str(n) for n in sorted({r["n_policies"] * r["n_episodes"] for r in seen}))
         drawing.suptitle(
-            f"{dataset}: {largest} pairs, {n} policies × {e} episodes, 95 % interval", fontsize=10
+            f"{dataset}: {largest} pairs, {episodes} episodes a point, 95 % interval", fontsize=10
         )
     return path
 
