@@ -15,6 +15,7 @@ from rich.table import Table
 import minari_distill as md
 from minari_distill import completion, hub_cli
 from minari_distill.benchmark.cli import benchmark
+from minari_distill.config import check_seed
 from minari_distill.doctor import doctor
 from minari_distill.expand import NOISE
 from minari_distill.export_cli import export
@@ -192,6 +193,7 @@ def evaluate(
     Example: `minari-distill evaluate me/hopper-medium-distilled-v0 --recipe general`
     """
     with one_line_errors(as_json), reporter(quiet=as_json) as report:
+        check_seed(seed)  # as given, before it is multiplied
         loaded = md.load_synset(synset)
         if resolve_recipe(loaded.recipe, recipe, {}).infinite:  # its students are all the same one
             students, episodes, ensemble = 1, students * episodes, 1

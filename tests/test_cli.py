@@ -93,6 +93,11 @@ FAILURES = [
     (["distill", EMBEDDED_ID, "--set", "iner_lr=1"], "Did you mean 'inner_lr'?"),
     (["distill", EMBEDDED_ID, "--set", "run_dir=x"], "Unknown setting 'run_dir'"),
     (["distill", EMBEDDED_ID, "--set", "device=cpux"], "cpux"),
+    (
+        ["evaluate", "gallery/hopper-medium-replay-infinite-v0", "--seed", "-1"],
+        "seed=-1 must be a whole number",
+    ),
+    (["distill", EMBEDDED_ID, "--seed", "-1"], "seed=-1 must be a whole number"),
     (["distill", EMBEDDED_ID, "--set", "preset=quik"], "Did you mean 'quick'?"),
     (["distill", EMBEDDED_ID, "--preset", "quik"], "Did you mean 'quick'?"),
     (["distill", EMBEDDED_ID, "--teacher", "none.safetensors"], "does not exist"),
