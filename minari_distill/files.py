@@ -119,16 +119,16 @@ def _make_parents(folder: Path) -> list[Path]:
 
 def _clear_leftovers(folder: Path) -> None:
     """Remove what killed processes left; bring back what one had put aside."""
-    ours = re.compile(
-        re.escape(f".{folder.name}.") + r"(\d+\.partial|aside)"
-    )  # of this very name, "x" and not "x.v2"
+    ours = re.compile(re.escape(f".{folder.name}.") + r"(\d+\.partial|aside)")  # not those of "x.v2" for "x"
     for path in list(folder.parent.iterdir()):
-        if not ours.fullmatch(path.name) or not path.is_dir():
+        if not ours.fullmatch(path.name):
             continue
         if path.suffix == ".aside" and not folder.exists():
             path.rename(folder)
-        else:
+        elif path.is_dir():
             shutil.rmtree(path)
+        else:  # what was there, and was to be replaced, was a file
+            path.unlink()
 
 
 def _flush_tree(folder: Path) -> None:

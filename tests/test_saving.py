@@ -279,3 +279,15 @@ def test_another_folder_s_leftovers_are_left_alone(tmp_path: Path):
     with files.building_folder(tmp_path / "hopper") as temporary:
         (temporary / "x").touch()
     assert other.is_dir() and not mine.exists()
+
+
+def test_a_file_that_was_to_become_a_folder_comes_back(tmp_path: Path):
+    """Killed between the two renames of a system without an exchange: the next one finds the file where it was."""
+    (tmp_path / ".hopper.aside").write_text("precious")
+    with pytest.raises(ZeroDivisionError), files.building_folder(tmp_path / "hopper"):
+        raise ZeroDivisionError
+    assert (tmp_path / "hopper").read_text() == "precious"
+    (tmp_path / ".hopper.77.partial").touch()  # the file after an exchange, not yet removed
+    with files.building_folder(tmp_path / "hopper") as temporary:
+        (temporary / "x").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["hopper"]
