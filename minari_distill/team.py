@@ -104,8 +104,12 @@ class Team:
 
 
 @contextmanager
-def joined() -> Iterator[Team]:
-    """Join the team that `torchrun` describes in the environment, if it does; leave it afterwards."""
+def joined(silence: timedelta = timedelta(minutes=30)) -> Iterator[Team]:
+    """Join the team that `torchrun` describes in the environment, if it does; leave it afterwards.
+
+    Args:
+        silence: After this long without a word from a rank, it is lost.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Team()
@@ -113,10 +117,11 @@ def joined() -> Iterator[Team]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    torch.distributed.init_process_group(backend, timeout=timedelta(minutes=30))
+    torch.distributed.init_process_group(backend, timeout=silence)
     try:
         yield Team()
         with suppress(RuntimeError):  # a rank that failed tells so itself
             torch.distributed.barrier()  # who leaves first might take the others along
     finally:
+        # Ends gloo's threads: one that still holds a tensor while Python shuts down aborts the process.
         torch.distributed.destroy_process_group()
