@@ -64,7 +64,9 @@ def test_the_same_drawing_gives_the_same_bytes(tmp_path):
     for draw in (
         lambda path: plots.learning_curve(history, {"synset": score, "teacher": score}, "t", path),
         lambda path: plots.held_out_curve(history, "t", path),
-        lambda path: plots.returns_by_objective({"DBC": {"recipe": score}}, "score", "t", path, teacher=2.0),
+        lambda path: plots.returns_by_objective(
+            {"DBC": {"recipe": score}, "PBC": {"recipe": score}}, "score", "t", path, teachers={"DBC": 2.0}
+        ),
         lambda path: plots.principal_components(synset, source, "t", path),
         lambda path: plots.action_histograms(synset, source, "t", path),
     ):

@@ -92,8 +92,8 @@ def objectives_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path
         The file, or None where the rows hold nothing to compare for this dataset.
     """
     here = [r for r in at_largest_size(r for r in rows if r["group"] == "main") if r["dataset"] == dataset]
-    teacher = [r for r in here if r["method"] == "teacher"]
     bars: dict[str, dict[str, dict[str, Any]]] = {}
+    teachers: dict[str, float] = {}
     for row in sorted((r for r in here if r["protocol"] in PROTOCOLS), key=method_order):
         name, kind = method_name(row), f"{row['protocol']} students"
         if kind in bars.setdefault(name, {}):
@@ -101,6 +101,8 @@ def objectives_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path
         same = [r for r in here if method_name(r) == method_name(row) and r["protocol"] == row["protocol"]]
         score = score_of(same)
         bars[name][kind] = {"mean": score.mean, "ci95_half_width": score.half_width}
+        if row["teacher_mean"] is not None:
+            teachers[name] = row["teacher_mean"]
     if len(bars) < 2:
         return None
     largest = max(r["n_syn"] for r in here if r["n_syn"])
@@ -109,7 +111,7 @@ def objectives_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path
         f"score ({here[0]['unit']})",
         f"{dataset}: {largest} pairs",
         folder / f"objectives-{_slug(dataset)}.png",
-        teacher=score_of(teacher).mean if teacher else None,
+        teachers=teachers,
     )
 
 

@@ -266,20 +266,23 @@ def write_tables(tables: dict[str, str], out: Path, page: Path | None = None) ->
 def _by_dataset(
     rows: Sequence[Row], corner: str, name: Callable[[Row], str], order: Callable[[Row], Any]
 ) -> str:
-    """One line a dataset, one column a name, then a line of means over the datasets, where a name has them all."""
+    """Names by datasets, the longer side downwards, and the means over the datasets, where a name has them all."""
     ordered = sorted(rows, key=order)
     names = list(dict.fromkeys(name(r) for r in ordered))
     datasets = sorted({r["dataset"] for r in rows})
-    cells = [[[r for r in ordered if name(r) == n and r["dataset"] == d] for n in names] for d in datasets]
-    body = [[d, *map(score_text, line)] for d, line in zip(datasets, cells, strict=True)]
+    cells = [[[r for r in ordered if name(r) == n and r["dataset"] == d] for d in datasets] for n in names]
+    shown = [["", *(d.replace("+", " + ") for d in datasets)]]
+    shown += [[n, *map(score_text, line)] for n, line in zip(names, cells, strict=True)]
     if len(datasets) > 1:
-        body.append(["mean", *(_mean_text(list(column)) for column in zip(*cells, strict=True))])
-    return f"{markdown([corner, *names], body)}\n\n{protocol_line(rows)}"
+        shown = [[*line, mean] for line, mean in zip(shown, ["mean", *map(_mean_text, cells)], strict=True)]
+    if len(datasets) > len(names):
+        shown = [list(line) for line in zip(*shown, strict=True)]
+    return f"{markdown([corner, *shown[0][1:]], shown[1:])}\n\n{protocol_line(rows)}"
 
 
 def _mean_text(several: list[list[Row]]) -> str:
     if not all(several):
-        return "–"  # a mean over other datasets than the line above has would mislead
+        return "–"  # a mean over other datasets than its neighbour's would mislead
     fractions = [fraction_of(rows) for rows in several]
     known = [f for f in fractions if f is not None]
     mean = statistics.mean(score_of(rows).mean for rows in several)

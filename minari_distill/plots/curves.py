@@ -62,7 +62,7 @@ def held_out_curve(history: Sequence[dict[str, Any]], title: str, path: Path) ->
 
 
 def returns_by_objective(
-    scores: Mapping[str, Rows], unit: str, title: str, path: Path, *, teacher: float | None = None
+    scores: Mapping[str, Rows], unit: str, title: str, path: Path, *, teachers: Mapping[str, float]
 ) -> Path:
     """Groups of bars, a group an objective (or baseline), a bar a kind of student, as a PNG.
 
@@ -71,7 +71,7 @@ def returns_by_objective(
         unit: Of the scores.
         title: Above the figure.
         path: The PNG to write.
-        teacher: Its score, drawn as a line.
+        teachers: By objective the score of its teacher, drawn as a line over its bars.
     """
     kinds = list(dict.fromkeys(kind for rows in scores.values() for kind in rows))
     size = 0.8 / max(len(kinds), 1)
@@ -82,8 +82,11 @@ def returns_by_objective(
             means, widths = [row["mean"] for _, row in here], [_width(row) for _, row in here]
             colour = PALETTE[k % len(PALETTE)]
             axes.bar(at, means, 0.92 * size, yerr=widths, color=colour, capsize=3, label=kind)
-        if teacher is not None:
-            axes.axhline(teacher, color="black", lw=1.2, ls="--", label="teacher")
+        reached = [(i, teachers[name]) for i, name in enumerate(scores) if name in teachers]
+        if reached:
+            at, levels = zip(*reached, strict=True)
+            ends = [[i + side * 0.48 for i in at] for side in (-1, 1)]
+            axes.hlines(levels, *ends, colors="black", lw=1.2, ls="--", label="teacher")
         axes.set_xticks(range(len(scores)), [fill(name, 12) for name in scores])
         axes.set(ylabel=unit, title=f"{title}, 95 % intervals")
         axes.grid(axis="x", visible=False)
