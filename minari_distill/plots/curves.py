@@ -82,11 +82,10 @@ def returns_by_objective(
             means, widths = [row["mean"] for _, row in here], [_width(row) for _, row in here]
             colour = PALETTE[k % len(PALETTE)]
             axes.bar(at, means, 0.92 * size, yerr=widths, color=colour, capsize=3, label=kind)
-        reached = [(i, teachers[name]) for i, name in enumerate(scores) if name in teachers]
-        if reached:
-            at, levels = zip(*reached, strict=True)
-            ends = [[i + side * 0.48 for i in at] for side in (-1, 1)]
-            axes.hlines(levels, *ends, colors="black", lw=1.2, ls="--", label="teacher")
+        taught = [(i, teachers[name]) for i, name in enumerate(scores) if name in teachers]
+        if taught:
+            ends = [[i + side * 0.48 for i, _ in taught] for side in (-1, 1)]
+            axes.hlines([t for _, t in taught], *ends, colors="black", lw=1.2, ls="--", label="teacher")
         axes.set_xticks(range(len(scores)), [fill(name, 12) for name in scores])
         axes.set(ylabel=unit, title=f"{title}, 95 % intervals")
         axes.grid(axis="x", visible=False)
