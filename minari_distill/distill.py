@@ -41,6 +41,7 @@ from minari_distill.teachers import (
     estimate_seconds,
     learn_teacher,
     load_teacher,
+    settle_teacher,
 )
 from minari_distill.team import Team
 from minari_distill.transitions import Transitions, load_transitions
@@ -50,6 +51,10 @@ _OUTSIDE = (
     "The teacher differs from what the data do by {distance:.1f} times the variance of the data's own actions: what it would "
     "meet is not in them, so the pairs match {matched} (objective={objective}). To match the teacher all the same: "
     "objective=av_pbc."
+)
+_ON_CPU = (
+    "The teacher will be a clone of the best episodes (teacher_method=filtered_bc): Cal-QL, which can join the good parts of "
+    "bad episodes, takes hours to days on a CPU. To learn it all the same: teacher_method=cal_ql."
 )
 _DATA, _BEST = "the data's own actions", "the actions of the best episodes"
 
@@ -106,15 +111,19 @@ def distill(
     given = None if teacher is None else load_teacher(teacher)
     if given is not None and objective.needs_q:
         given.check_has_q(settings.objective)
+    drop = (drop,) if isinstance(drop, str) else tuple(drop)
     transitions = load_transitions(
         dataset, drop=drop, dtype=dtype, memory_share=settings.memory_share, on_message=say
     )
+    open_choice = settings.teacher_method == "auto"
     settings = _fit_to(settings, transitions, say)
     team = Team()
     team.share(settings.n_students)  # too few of them: before a run is begun
     with Run.open(run_dir, settings, transitions.source, resume=resume, drop=drop, dtype=dtype) as run:
         given = given or run.teacher()
         learning = given is None and objective.needs_teacher
+        if learning and open_choice and settings.teacher_method == "filtered_bc":
+            say(_ON_CPU)
         if learning or settings.outer_steps:
             say(how_long(transitions, settings, learning=learning))
         started = time.perf_counter()
@@ -272,7 +281,7 @@ def pose(
     chosen = initial_indices(config.initializer, problem.obs, config.n_syn, generator)
     A = problem.target[chosen]
     if config.initializer == "random":
-        A = labels.act[np.flatnonzero(seen)[chosen]]
+        A = labels.act[np.flatnonzero(seen)[chosen.numpy()]]
     S, A = problem.obs[chosen].clone(), A if discrete else A.clamp(-1, 1)
     return Posed(units, problem, S, A, config, labels.teacher_distance)
 
@@ -324,14 +333,18 @@ def _clone(
 
 def how_long(transitions: Transitions, config: DistillConfig, *, learning: bool) -> str:
     """One sentence: what this run will take on this machine, from a few timed steps, and what to choose instead."""
+    config = settle_teacher(config)
     teacher = estimate_seconds(transitions, config) if learning else 0.0
     outer = config.outer_steps and config.outer_steps * seconds_per_outer_step(
         config, transitions.obs_dim, transitions.act_dim
     )
     parts = [f"teacher ({config.teacher_method}) about {duration(teacher)}"] if learning else []
     text = f"On this machine: {', '.join([*parts, f'distillation about {duration(outer)}'])}."
-    if learning and teacher > 1800 and config.preset != "quick":
-        text += " For a teacher in minutes choose preset='quick' (--preset quick), or give one by teacher=."
+    if learning and teacher > 1800:
+        quick = (
+            "teacher_steps=5000" if config.teacher_method == "filtered_bc" else "teacher_method=filtered_bc"
+        )
+        text += f" For a teacher in minutes choose {quick} (--set {quick}), or give one by teacher=."
     if outer > 1800:
         steps = max(1, int(config.outer_steps * 600 / outer))
         text += f" For a distillation of ten minutes choose outer_steps={steps} (--set outer_steps={steps})."
@@ -377,6 +390,7 @@ def _fit_to(config: DistillConfig, transitions: Transitions, say: Callable[[str]
         generator = torch.Generator().manual_seed(config.seed)
         _held_out(transitions, config, generator)  # as `pose` draws
         _of_the_best(transitions, config, generator)
+    config = settle_teacher(config)
     return config.replace(precision=resolve_precision(config.precision, resolve_device(config.device)))
 
 
@@ -394,10 +408,13 @@ def _held_out(
     wanted = max(1, round(config.holdout_fraction * len(chosen)))
     if len(episodes) > 1:
         for episode in episodes[torch.randperm(len(episodes), generator=generator).numpy()]:
-            if held.sum() >= wanted or held.sum() + starts[episode + 1] - starts[episode] > len(chosen) / 2:
+            if held.sum() >= wanted:
                 break
+            if held.sum() + starts[episode + 1] - starts[episode] > len(chosen) / 2:
+                continue
             held[starts[episode] : starts[episode + 1]] = True
-    if not held.any():  # one episode, or two very unequal ones
+    if held.sum() < wanted / 2:  # one episode, or very unequal ones
+        held[:] = False
         held[chosen[-wanted:]] = True
     return held
 

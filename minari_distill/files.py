@@ -49,6 +49,7 @@ def building_folder(folder: Path) -> Iterator[Path]:
     Raises:
         BlockingIOError: Another process is building this folder.
     """
+    folder = folder.resolve()  # what a link leads to is replaced, not the link
     made = _make_parents(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
@@ -125,7 +126,7 @@ def _clear_leftovers(folder: Path) -> None:
             continue
         if path.suffix == ".aside" and not folder.exists():
             path.rename(folder)
-        elif path.is_dir():
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:  # what was there, and was to be replaced, was a file
             path.unlink()

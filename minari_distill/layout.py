@@ -36,6 +36,7 @@ DATA = Path("data/main_data.hdf5")
 METADATA = Path("data/metadata.json")
 PARQUET = Path("synset/train.parquet")
 RECORD = Path("synset/synset.json")
+FILES = (DATA, METADATA, PARQUET, RECORD)
 
 
 def write_layout(
@@ -223,6 +224,8 @@ def pair_columns(name: str, vectors: np.ndarray, codec: SpaceCodec) -> dict[str,
     """Columns of fixed-size lists: `name` for a space of one part, `name.<part>` for a tree."""
     columns = {}
     for part in codec.parts:
+        if not part.slice.stop - part.slice.start:  # a Box of size zero
+            continue
         block = np.ascontiguousarray(vectors[:, part.slice])
         column = f"{name}.{part.name}" if part.name else name
         if column in columns:

@@ -71,7 +71,7 @@ class _BoxCoder(Coder):
         numbers = np.clip(columns, self.cast_low, self.cast_high)
         if self.integers:
             numbers = np.rint(numbers)
-        values = numbers.astype(self.space.dtype).reshape(-1, *self.space.shape)
+        values = numbers.astype(self.space.dtype).reshape(len(columns), *self.space.shape)
         return np.clip(values, self.space.low, self.space.high)  # a bound that the vectors cannot hold
 
 

@@ -108,6 +108,8 @@ def open_folder(folder: Path, name: str) -> Located:
                 f"Dataset '{name}' was written by Minari {version}, which the installed Minari "
                 f"{minari.__version__} does not read. Try: pip install --upgrade minari"
             )
+        n_episodes = int(metadata["total_episodes"])
+        int(metadata["total_steps"])  # read later on
         storage = MinariStorage.read(folder)
     except DatasetError:
         raise
@@ -119,7 +121,7 @@ def open_folder(folder: Path, name: str) -> Located:
         raise DatasetError(
             f"Dataset '{name}' cannot be opened ({type(error).__name__}: {_first_line(error)})."
         ) from error
-    return Located(storage, np.arange(metadata["total_episodes"]), metadata)
+    return Located(storage, np.arange(n_episodes), metadata)
 
 
 def local_ids() -> list[str]:

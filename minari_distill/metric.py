@@ -39,7 +39,7 @@ def input_metric(decide: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     obs_dim = x.shape[1]
     asked = min(_ASKED, _ASKED * FULL // obs_dim)  # no more questions than 64 numbers take
-    x = x[:: max(1, len(x) // asked)][:asked]
+    x = x[torch.linspace(0, len(x) - 1, min(asked, len(x)), dtype=torch.float64).long()]
     if obs_dim > FULL:
         D = torch.diag(torch.stack([_slope(decide, x, i).square().mean() for i in range(obs_dim)]).sqrt())
     else:

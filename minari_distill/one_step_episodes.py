@@ -72,7 +72,7 @@ def write_episodes(
     ):
         for part in codec.parts:
             leaf = _leaf(values, part)
-            leaves[stored_path(kind, part).encode()] = leaf.reshape(n, -1, *leaf.shape[1:])
+            leaves[stored_path(kind, part).encode()] = leaf.reshape(n, len(leaf) // n, *leaf.shape[1:])
     path = data / "main_data.hdf5"
     compact = path.with_suffix(".compact")
     with h5py.File(path, "r") as old, h5py.File(compact, "w", libver="latest") as new:

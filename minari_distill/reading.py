@@ -217,5 +217,12 @@ def _read_hdf5(dataset: Located) -> Iterator[_HDF5Episode]:
 
 
 def _read_with_minari(dataset: Located) -> Iterator[_MinariEpisode]:
-    for episode in dataset.storage.get_episodes([int(i) for i in dataset.episodes]):
-        yield _MinariEpisode(int(episode["id"]), episode)
+    try:
+        for episode in dataset.storage.get_episodes([int(i) for i in dataset.episodes]):
+            yield _MinariEpisode(int(episode["id"]), episode)
+    except Exception as error:  # each format's library raises its own
+        told = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise DatasetError(
+            f"Dataset '{dataset.id}': {dataset.storage.data_path} cannot be read ({type(error).__name__}: {told}). Fetch it "
+            f"again with: minari download {dataset.id} --force"
+        ) from error

@@ -66,7 +66,7 @@ class Source:
         origin = "dataset metadata"
         if low is None or high is None:
             low, high, origin = _borrowed_scores(_env_id(env_spec))
-        author = metadata.get("author", ())
+        author, requirements = metadata.get("author") or (), metadata.get("requirements") or ()
         return cls(
             dataset_ids=(metadata.get("dataset_id", ""),),
             env_spec=env_spec,
@@ -75,7 +75,7 @@ class Source:
             ref_max_score=None if high is None else float(high),
             ref_origin=metadata.get("ref_score_origin", origin),
             minari_version=metadata.get("minari_version", ""),
-            requirements=tuple(metadata.get("requirements") or ()),
+            requirements=(requirements,) if isinstance(requirements, str) else tuple(requirements),
             license=metadata.get("license"),
             author=(author,) if isinstance(author, str) else tuple(sorted(author)),
             total_steps=int(metadata.get("total_steps", 0)),

@@ -85,7 +85,10 @@ class SpaceCodec:
             DatasetError: A leaf is of no use and not dropped, or `drop` names none.
         """
         self.space = space
-        self.dtype = np.dtype(dtype)
+        try:
+            self.dtype = np.dtype(dtype)
+        except TypeError:
+            self.dtype = np.dtype(object)
         if self.dtype not in (np.float32, np.float64):
             raise DatasetError(f"Vectors are 'float32' or 'float64', not {str(dtype)!r}.")
         self.drop = (drop,) if isinstance(drop, str) else tuple(drop)
@@ -246,7 +249,7 @@ class SpaceCodec:
         return vectors
 
     def _is_dropped(self, path: Path) -> bool:
-        return any(name_of(path[:depth]) in self.drop for depth in range(1, len(path) + 1))
+        return _is_dropped(path, self.drop)
 
     def _check_drop(self, names: list[str]) -> None:
         for name in self.drop:
@@ -256,9 +259,15 @@ class SpaceCodec:
                 )
 
 
-def first_difference(a: gym.Space, b: gym.Space) -> str | None:
-    """Where two spaces first differ, in words; None if they are the same."""
-    left, right = dict(leaves_of(a)), dict(leaves_of(b))
+def _is_dropped(path: Path, drop: Sequence[str]) -> bool:
+    return any(name_of(path[:depth]) in drop for depth in range(1, len(path) + 1))
+
+
+def first_difference(a: gym.Space, b: gym.Space, drop: Sequence[str] = ()) -> str | None:
+    """Where two spaces first differ, in words; None if they are the same but for the parts in `drop`."""
+    left, right = (
+        {path: leaf for path, leaf in leaves_of(space) if not _is_dropped(path, drop)} for space in (a, b)
+    )
     for path in [*left, *(p for p in right if p not in left)]:
         if path not in left or path not in right:
             return f"only {'the first' if path in left else 'the second'} has a part {name_of(path)!r}"

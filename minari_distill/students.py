@@ -250,14 +250,18 @@ class Policy:
             ) from error
         if header.get("format") != "minari_distill.policy":
             raise ConfigError(f"{path} is a safetensors file but no policy. Write one with policy.save().")
-        theta = tensors.pop("theta")
-        return cls(
-            theta,
-            StudentRecipe(**json.loads(header["recipe"])),
-            Units(**tensors, discrete=json.loads(header["discrete"])),
-            SpaceCodec.from_spec(json.loads(header["observation_codec"])),
-            SpaceCodec.from_spec(json.loads(header["action_codec"])),
-        )
+        try:
+            return cls(
+                tensors.pop("theta"),
+                StudentRecipe(**json.loads(header["recipe"])),
+                Units(**tensors, discrete=json.loads(header["discrete"])),
+                SpaceCodec.from_spec(json.loads(header["observation_codec"])),
+                SpaceCodec.from_spec(json.loads(header["action_codec"])),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{path} is a policy that this minari_distill does not know ({error}). Try: pip install --upgrade minari-distill"
+            ) from error
 
     def _with(self, theta: Tensor) -> Policy:
         return Policy(theta, self.recipe, self.units, self.observation_codec, self.action_codec)

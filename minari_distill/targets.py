@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from minari.namespace import create_namespace, list_local_namespaces
@@ -14,6 +15,7 @@ from minari.storage.datasets_root_dir import get_dataset_path
 
 from minari_distill import layout
 from minari_distill.errors import SynsetError
+from minari_distill.integrity import NOTES
 from minari_distill.locate import MINARI_ID
 
 
@@ -23,7 +25,11 @@ def refuse_existing(target: str | Path) -> None:
     Raises:
         SynsetError: A bad id, or something is there already.
     """
-    refuse_folder(resolve_target(target)[0], target, overwrite=False)
+    folder = resolve_target(target)[0]
+    refuse_folder(folder, target, overwrite=False)
+    above = next(parent for parent in folder.parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise SynsetError(f"'{target}' cannot be saved: nothing can be written in {above}.")
 
 
 def refuse_folder(folder: Path, target: str | Path, overwrite: bool) -> None:
@@ -45,6 +51,14 @@ def refuse_folder(folder: Path, target: str | Path, overwrite: bool) -> None:
         raise SynsetError(
             f"'{target}' exists in {folder} and is no synset: it is not overwritten. Choose another name."
         ) from error
+    ours = {folder / file for file in layout.FILES}
+    others = (path for path in sorted(folder.rglob("*")) if path.is_file() and path not in ours)
+    for path in others:
+        if path.suffix not in NOTES and not path.name.startswith("."):
+            raise SynsetError(
+                f"'{target}' is not overwritten: '{path.relative_to(folder)}' lies in its folder {folder} and would be lost. "
+                "Move it elsewhere, or choose another name."
+            )
 
 
 def resolve_target(target: str | Path) -> tuple[Path, str]:
@@ -55,7 +69,9 @@ def resolve_target(target: str | Path) -> tuple[Path, str]:
     """
     if isinstance(target, str) and MINARI_ID.fullmatch(target):
         _check_id(target)
-        return get_dataset_path(target), target
+        folder = get_dataset_path(target)
+        _refuse_inside(folder, target)
+        return folder, target
     text = os.fspath(target)
     folder = Path(text).expanduser().absolute()
     if isinstance(target, str) and not (text.startswith((".", "~")) or os.path.isabs(text)):
@@ -66,6 +82,13 @@ def resolve_target(target: str | Path) -> tuple[Path, str]:
     name = folder.name if MINARI_ID.fullmatch(folder.name) else f"{_as_name(folder.name)}-v0"
     _check_id(name)
     return folder, name
+
+
+def _refuse_inside(folder: Path, target: str) -> None:
+    above = folder.parents[: folder.parts[::-1].index(get_dataset_path().name)]
+    for parent in above:
+        if (parent / "data").is_dir():
+            raise SynsetError(f"{target!r} would lie inside the dataset in {parent}. Choose another name.")
 
 
 def _check_id(dataset_id: str) -> None:
@@ -87,4 +110,5 @@ def register_namespace(dataset_id: str) -> None:
     """Tell Minari of the namespace of an id that is new to it."""
     namespace = dataset_id.rpartition("/")[0]  # empty for a folder elsewhere
     if namespace and namespace not in list_local_namespaces():
-        create_namespace(namespace)
+        with suppress(ValueError):  # another process has just told it
+            create_namespace(namespace)

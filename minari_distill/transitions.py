@@ -161,7 +161,10 @@ class Transitions:
 
     def select(self, episodes: Any) -> Transitions:
         """The transitions of some episodes, by their numbers or by a mask (E,), in the order given."""
-        chosen = np.arange(self.n_episodes)[np.asarray(episodes)]
+        asked = np.asarray(episodes)
+        chosen = np.arange(self.n_episodes)[asked] if asked.size else asked
+        if not len(chosen):
+            raise DatasetError(f"No episode was selected, of the {self.n_episodes} of {self._name}.")
         lengths = self.episode_lengths[chosen]
         starts = np.cumsum(lengths) - lengths
         index = np.repeat(self.episode_starts[chosen] - starts, lengths) + np.arange(lengths.sum())
@@ -233,7 +236,7 @@ def load_transitions(
     for part in parts:
         if isinstance(part, Located):
             _refuse_unusable(part)
-    observation_space, action_space = _common_spaces(parts)
+    observation_space, action_space = _common_spaces(parts, (drop,) if isinstance(drop, str) else drop)
     steps = sum(_steps(part) for part in parts)
     observation_codec = _codec(parts, observation_space, "observations", drop, dtype, steps)
     action_codec = _codec(parts, action_space, "actions", (), dtype, steps)
@@ -281,11 +284,13 @@ def _append_dataset(
     say: Say,
 ) -> None:
     before, short, lost = arrays.n, arrays.short, arrays.lost
+    episodes_before = len(arrays.starts)
     for episode in read_episodes(dataset, observation_codec, action_codec):
         try:
             arrays.append(episode)
         except DatasetError as error:
             raise DatasetError(f"Dataset '{dataset.id}': {error}") from error
+    _refuse_placeholders(arrays, before, len(arrays.starts) - episodes_before, dataset.id)
     short, lost = arrays.short - short, arrays.lost - lost
     if short:
         say(
@@ -296,6 +301,18 @@ def _append_dataset(
         say(
             f"Dataset '{dataset.id}': its metadata counts {_steps(dataset)} steps, {arrays.n - before} were there "
             "to read."
+        )
+
+
+def _refuse_placeholders(arrays: TransitionArrays, start: int, n_episodes: int, name: str) -> None:
+    """Synsets that Minari combined are no synset by their metadata, and are told by what they hold."""
+    rows = slice(start, arrays.n)
+    if n_episodes != arrays.n - start or arrays.n == start or arrays.rewards[rows].any():
+        return
+    if np.array_equal(arrays.observations[rows], arrays.next_observations[rows]):
+        raise DatasetError(
+            f"Dataset '{name}' holds pairs and no transitions: every episode has one step, no reward and the same observation "
+            "twice, as in synsets that were combined. Distil the datasets that they came from."
         )
 
 
@@ -327,8 +344,8 @@ def _steps(part: Located | Transitions) -> int:
     )
 
 
-def _common_spaces(parts: Sequence[Located | Transitions]) -> tuple[Any, Any]:
-    """Observation and action space of the first part, if all the others have the same."""
+def _common_spaces(parts: Sequence[Located | Transitions], drop: Sequence[str]) -> tuple[Any, Any]:
+    """Observation and action space of the first part, if all the others have the same but for what is dropped."""
 
     def spaces_of(part: Located | Transitions) -> tuple[Any, Any, str]:
         if isinstance(part, Transitions):
@@ -339,7 +356,7 @@ def _common_spaces(parts: Sequence[Located | Transitions]) -> tuple[Any, Any]:
     for part in parts[1:]:
         *others, name = spaces_of(part)
         for kind, one, other in zip(("observation", "action"), first, others, strict=True):
-            difference = first_difference(one, other)
+            difference = first_difference(one, other, drop if kind == "observation" else ())
             if difference:
                 raise DatasetError(
                     f"{first_name} and {name} cannot be combined: their {kind} spaces differ, {difference}."

@@ -13,6 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_FARTHEST = (
+    1e4  # bounds so far away are a way to write that there are none, and would leave no digits of an action
+)
+
 
 @dataclass(frozen=True)
 class Units:
@@ -32,11 +36,13 @@ class Units:
 
     @classmethod
     def of(cls, obs_mean, obs_std, act_low, act_high, *, discrete: bool = False, actions=None) -> Units:
-        """Units from arrays; where a bound is infinite, the range of the dataset's `actions` stands in."""
+        """Units from arrays; where a bound is infinite, or 10 000 times what `actions` hold, their range stands in."""
         low, high = np.array(act_low, dtype=np.float64), np.array(act_high, dtype=np.float64)
         if actions is not None:
-            low = np.where(np.isfinite(low), low, actions.min(0))
-            high = np.where(np.isfinite(high), high, actions.max(0))
+            least, most = actions.min(0).astype(np.float64), actions.max(0).astype(np.float64)
+            size = np.maximum(np.abs(least), np.abs(most))
+            reach = np.where(size > 0, _FARTHEST * size, np.finfo(np.float32).max / 2)
+            low, high = np.where(low >= -reach, low, least), np.where(high <= reach, high, most)
         high = np.where(high > low, high, low + 1.0)  # a constant action: any scale will do
         mean, std, lo, hi = (
             torch.as_tensor(np.asarray(x), dtype=torch.float32) for x in (obs_mean, obs_std, low, high)

@@ -22,7 +22,13 @@ CPU = torch.device("cpu")
 
 
 def settings(**overrides: Any) -> DistillConfig:
-    small = {"teacher_batch": 96, "cql_n_actions": 10, "precision": "float64", "actor_lr": 3e-4}
+    small = {
+        "teacher_method": "cal_ql",
+        "teacher_batch": 96,
+        "cql_n_actions": 10,
+        "precision": "float64",
+        "actor_lr": 3e-4,
+    }
     return make_config(**{**small, **overrides})
 
 

@@ -30,7 +30,15 @@ CPU = torch.device("cpu")
 
 
 def settings(**overrides: Any):
-    return make_config(**{"teacher_batch": 48, "precision": "float64", "critic_lr": 1e-3, **overrides})
+    return make_config(
+        **{
+            "teacher_method": "cal_ql",
+            "teacher_batch": 48,
+            "precision": "float64",
+            "critic_lr": 1e-3,
+            **overrides,
+        }
+    )
 
 
 def discrete(obs, actions, rewards, next_obs, terminations, starts, n_actions: int) -> Transitions:

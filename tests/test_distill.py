@@ -1,5 +1,6 @@
 """The story on the embedded dataset: distil, resume, refuse, and never lose anything."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -146,8 +147,11 @@ def test_the_run_says_first_how_long_it_will_take(teacher):
     data = md.load_transitions(EMBEDDED_ID)
     text = how_long(data, md.make_config(**TINY | {"outer_steps": 10**8}), learning=False)
     assert "choose outer_steps=" in text
-    text = how_long(data, md.make_config(**TINY | {"teacher_steps": 10**9}), learning=True)
-    assert "preset='quick'" in text
+    long = TINY | {"teacher_steps": 10**9}
+    text = how_long(data, md.make_config(**long | {"teacher_method": "cal_ql"}), learning=True)
+    assert "teacher (cal_ql)" in text and "--set teacher_method=filtered_bc" in text
+    text = how_long(data, md.make_config(**long | {"teacher_method": "filtered_bc"}), learning=True)
+    assert "teacher (filtered_bc)" in text and "--set teacher_steps=5000" in text
 
 
 BAD = [
@@ -254,3 +258,22 @@ def test_an_interrupted_command_loses_nothing(teacher, tmp_path, sign):
     again = md.load_synset("me/x-v0")
     assert np.array_equal(again.observations, unbroken.observations)
     assert np.array_equal(again.actions, unbroken.actions)
+
+
+def test_one_pair(teacher):
+    """A single pair from any start, its action the dataset's own or the teacher's."""
+    for initializer in ("random", "relabelled"):
+        assert len(run(teacher, n_syn=1, initializer=initializer, outer_steps=1)) == 1
+
+
+def test_what_is_held_out_is_a_tenth():
+    """Episodes of 1, 1, 1, 2 and 100 steps: whole small ones do not make a tenth, the end of the longest does."""
+    from minari_distill.distill import _held_out
+    from tests.small_transitions import point_mass
+
+    t = point_mass(n_episodes=5, length=21)
+    lengths = np.array([1, 1, 1, 2, 100])
+    t = dataclasses.replace(t, episode_starts=np.cumsum(lengths) - lengths)
+    for seed in range(12):
+        held = _held_out(t, md.make_config(seed=seed), torch.Generator().manual_seed(seed))
+        assert 5 <= held.sum() <= 10

@@ -12,15 +12,40 @@ from safetensors.torch import load_file
 
 from minari_distill.best_episodes import best_transitions
 from minari_distill.config import make_config
-from minari_distill.errors import Diverged, TeacherError
+from minari_distill.errors import ConfigError, Diverged, TeacherError
 from minari_distill.networks import Architecture, forward, initialize
 from minari_distill.progress import Progress
-from minari_distill.teachers import estimate_seconds, learn_teacher, load_teacher, make_trainer, save_teacher
+from minari_distill.teachers import (
+    estimate_seconds,
+    learn_teacher,
+    load_teacher,
+    make_trainer,
+    save_teacher,
+    settle_teacher,
+)
 from minari_distill.teachers.filtered_bc import seen_share
 from minari_distill.teachers.mlp import Layers, activations, backward
 from tests.small_transitions import point_mass
 
 METHODS = ["cal_ql", "filtered_bc"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "given", "expected"),
+    [
+        (False, {}, ("filtered_bc", 5_000)),
+        (True, {}, ("cal_ql", 1_000_000)),
+        (True, {"device": "cpu"}, ("filtered_bc", 5_000)),
+        (False, {"teacher_method": "cal_ql"}, ("cal_ql", 1_000_000)),
+        (True, {"teacher_method": "filtered_bc", "teacher_steps": 7}, ("filtered_bc", 7)),
+    ],
+)
+def test_what_auto_stands_for(gpu, given, expected, monkeypatch):
+    """Cal-QL where a GPU learns it in minutes; a clone of the best episodes on a CPU; a choice stays."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    settled = settle_teacher(make_config(**given))
+    assert (settled.teacher_method, settled.teacher_steps) == expected
+    assert settle_teacher(settled) == settled
 
 
 def settings(method: str, **overrides):
@@ -208,3 +233,12 @@ def test_filtered_bc_learns_discrete_actions():
     torch.testing.assert_close(p.sum(1), torch.ones(2))
     assert p.argmax(1).tolist() == [0, 2]
     assert teacher.q(s, p).shape == (2,)
+
+
+def test_an_undiscounted_return_counts_whole():
+    """γ = 1: nothing beyond a cut is discounted away, and values are learnt; other γ are refused."""
+    t = point_mass()
+    assert (seen_share(t, 1.0) == 1).all() and (seen_share(t, 0.5) < 1).all()
+    for discount in (5.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="give a number between 0 and 1"):
+            make_config(discount=discount)

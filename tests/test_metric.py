@@ -1,6 +1,7 @@
 """Laws of the input metric: what it is for a known teacher, what reading in it means, where it comes and goes."""
 
 import dataclasses
+import itertools
 import math
 
 import gymnasium
@@ -157,8 +158,8 @@ def test_a_learnt_metric_finds_what_the_targets_look_at():
         return torch.tanh(3 * torch.sin(2 * x @ look))[:, None].expand(-1, 2)
 
     p = dataclasses.replace(p, target=asked(p.obs), held_target=asked(p.held_obs), metric=torch.eye(4))
-    losses = []
-    for rate in (0.0, 0.05):
+    losses = {0.0: 0.0, 0.05: 0.0}
+    for seed, rate in itertools.product((1, 2), losses):
         config = small(
             meta_gradient="kernel",
             metric_share=1.0,
@@ -167,13 +168,17 @@ def test_a_learnt_metric_finds_what_the_targets_look_at():
             window=10,
             outer_steps=150,
             n_students=1,
+            seed=seed,
         )
         loop = run(config, 150, OuterLoop(p, S, asked(S), config, CPU))
-        losses.append(loop.held_out_loss())
-    stretched = (loop.metric @ loop.metric.T).double()
-    along = look.double() @ stretched @ look.double()
-    assert along > 2 * (stretched.trace() - along) / 3
-    assert losses[1] < 0.8 * losses[0]
+        losses[rate] += (
+            loop.held_out_loss()
+        )  # of two runs: one alone is between 0.3 and 0.9, by the processor
+        if rate:
+            stretched = (loop.metric @ loop.metric.T).double()
+            along = look.double() @ stretched @ look.double()
+            assert along > 2 * (stretched.trace() - along) / 3
+    assert losses[0.05] < 0.8 * losses[0.0]
 
 
 def test_a_learnt_metric_is_resumed_and_kept_with_its_pairs(tmp_path):
@@ -347,3 +352,12 @@ def test_a_distilled_synset_says_so():
     assert synset.config.metric_share == 0.3
     env = gymnasium.make("Hopper-v5")
     assert md.behavior_clone(synset, steps=5).act(env.reset(seed=0)[0]) in env.action_space
+
+
+@pytest.mark.parametrize("n", [2048, 4095, 6100])
+def test_all_of_the_dataset_is_asked(n):
+    """The first half turns on x_0 and the second on x_1: both matter alike, whatever the number of states."""
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
+    x[n // 2 :, 1] += 10
+    D = input_metric(lambda s: torch.where(s[:, 1:] < 5, s[:, :1], s[:, 1:]), x)
+    torch.testing.assert_close(D.diagonal()[0], D.diagonal()[1], rtol=0.05, atol=0.0)

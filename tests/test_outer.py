@@ -15,6 +15,7 @@ from minari_distill.inner import InnerLoop
 from minari_distill.networks import Architecture, forward
 from minari_distill.objectives import Labels, av_pbc, dbc, pbc
 from minari_distill.outer import OuterLoop, Problem, project_to_simplex
+from minari_distill.teachers import settle_teacher
 
 CPU = torch.device("cpu")
 
@@ -314,4 +315,5 @@ def test_the_paper_preset_is_the_papers_procedure():
     )
     assert (c.outer_clip, c.outer_clip_at, c.outer_schedule) == ("norm", 2.0, "constant")
     assert (c.n_syn, c.initializer, c.outer_batch, c.q_scale) == (256, "random", 2560, 0.02)
+    c = settle_teacher(c)
     assert (c.teacher_method, c.teacher_steps, c.cql_alpha, c.cql_n_actions) == ("cal_ql", 10**6, 10.0, 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import minari_distill as md
 from minari_distill.config import StudentRecipe
@@ -19,6 +22,7 @@ from minari_distill.spaces import SpaceCodec
 from minari_distill.students import Policy
 from minari_distill.teachers import Teacher, load_teacher
 from minari_distill.units import Units
+from tests.synsets import make_synset
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 BOUNDS = spaces.Box(np.float32([-2, 0]), np.float32([2, 10]))
@@ -155,3 +159,14 @@ def test_torchscript_takes_what_gymnasium_gives(tmp_path):
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         scripted = torch.jit.load(policy.save(tmp_path / "policy.pt"))
     np.testing.assert_array_equal(scripted(torch.as_tensor(x)), scripted(torch.as_tensor(x).float()))
+
+
+def test_a_policy_of_a_later_release(tmp_path):
+    """An unknown field of its recipe: told, with the way on."""
+    path = md.behavior_clone(make_synset(), steps=1, in_metric=False).save(tmp_path / "policy.safetensors")
+    with safe_open(str(path), "pt") as file:
+        header, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    header["recipe"] = json.dumps(json.loads(header["recipe"]) | {"dropout": 0.1})
+    save_file(tensors, path, header)
+    with pytest.raises(ConfigError, match="does not know .*dropout.*pip install --upgrade"):
+        md.load_policy(path)

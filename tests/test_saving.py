@@ -291,3 +291,53 @@ def test_a_file_that_was_to_become_a_folder_comes_back(tmp_path: Path):
     with files.building_folder(tmp_path / "hopper") as temporary:
         (temporary / "x").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["hopper"]
+
+
+def test_overwriting_takes_nothing_else_along(tmp_path: Path):
+    """A policy in the folder is named and kept; notes and hidden files do not stand in the way."""
+    folder = make_synset().save(tmp_path / "run")
+    (folder / "README.md").write_text("notes")
+    (folder / ".DS_Store").write_text("")
+    make_synset(seed=1).save(folder, overwrite=True)
+    (folder / "policies").mkdir()
+    (folder / "policies" / "one.safetensors").write_text("mine")
+    with pytest.raises(
+        SynsetError, match="'policies/one.safetensors' lies in its folder .* and would be lost"
+    ):
+        make_synset(seed=2).save(folder, overwrite=True)
+    assert (folder / "policies" / "one.safetensors").read_text() == "mine"
+    assert_same(load_synset(folder), make_synset(seed=1))
+
+
+def test_no_synset_inside_another():
+    """Overwriting the outer one would delete it."""
+    make_synset().save("me/outer-v0")
+    with pytest.raises(SynsetError, match="would lie inside the dataset in .*outer-v0"):
+        make_synset().save("me/outer-v0/inner-v0")
+    make_synset().save("me/deep/outer-v0")  # a namespace of two levels is none
+
+
+def test_a_link_stays_a_link(tmp_path: Path):
+    """What it leads to is replaced, as often as you like."""
+    real = make_synset().save(tmp_path / "disk" / "real")
+    link = tmp_path / "link"
+    link.symlink_to(real)
+    for seed in (1, 2):
+        make_synset(seed=seed).save(link, overwrite=True)
+        assert link.is_symlink() and sorted(p.name for p in tmp_path.iterdir()) == ["disk", "link"]
+        assert_same(load_synset(real), make_synset(seed=seed))
+
+
+def test_nothing_can_be_saved_below_a_file(tmp_path: Path):
+    """Told before hours of work."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SynsetError, match="nothing can be written in .*file"):
+        refuse_existing(tmp_path / "file" / "run")
+
+
+def test_a_namespace_that_another_process_has_just_made(monkeypatch: pytest.MonkeyPatch):
+    """Between looking and telling Minari of it, somebody else has: the synset is saved all the same."""
+    make_synset().save("team/a-v0")
+    monkeypatch.setattr("minari_distill.targets.list_local_namespaces", list)
+    make_synset().save("team/b-v0")
+    assert len(load_synset("team/b-v0")) == 6

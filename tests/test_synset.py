@@ -289,3 +289,11 @@ def test_two_parts_are_never_one_column():
     codec = SpaceCodec(spaces.Dict({"a.b": box, "a": spaces.Dict(b=box)}))
     with pytest.raises(SynsetError, match="would be one column 'observation.a.b'"):
         layout.pair_columns("observation", np.zeros((3, 4), np.float32), codec)
+
+
+def test_a_part_of_size_zero(tmp_path):
+    """It holds nothing, and comes back as nothing, from the folder and from Parquet."""
+    space = spaces.Dict(a=spaces.Box(-1, 1, (0,), np.float32), x=spaces.Box(-1, 1, (2,), np.float32))
+    synset = make_synset(observation_space=space)
+    assert_same(load_synset(synset.save(tmp_path / "one")), synset)
+    synset.to_parquet(tmp_path / "one.parquet")

@@ -11,6 +11,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.transitions import Transitions, embedded_dataset, load_transitions
 from tests.conftest import write_dataset
+from tests.synsets import make_synset
 
 FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
 
@@ -501,3 +503,71 @@ def test_records_are_frozen():
     transitions = by_hand([1, 2], [0])
     with pytest.raises(dataclasses.FrozenInstanceError):
         transitions.rewards = np.zeros(2)
+
+
+def test_combined_synsets_are_no_data():
+    """Minari's combination forgets that they are synsets; one step an episode, no reward, s' = s tell it."""
+    for name in ("me/one-v0", "me/two-v0"):
+        make_synset().save(name)
+    minari.combine_datasets(
+        [minari.load_dataset("me/one-v0"), minari.load_dataset("me/two-v0")], "me/both-v0"
+    )
+    with pytest.raises(DatasetError, match="'me/both-v0' holds pairs and no transitions"):
+        load_transitions("me/both-v0")
+
+
+def test_datasets_that_differ_in_what_is_dropped_are_joined():
+    """A mission of 14 characters and one of 30; without drop the difference is named."""
+    for name, length in (("test/a-v0", 14), ("test/b-v0", 30)):
+        space = spaces.Dict(x=spaces.Box(-1, 1, (2,)), mission=spaces.Text(length))
+        write_dataset(name, observation_space=space)
+    assert len(load_transitions(["test/a-v0", "test/b-v0"], drop=["mission"])) == 24
+    with pytest.raises(DatasetError, match="in 'mission'"):
+        load_transitions(["test/a-v0", "test/b-v0"])
+
+
+@pytest.mark.parametrize("data_format", ["arrow", "parquet"])
+def test_a_damaged_file_of_another_format(data_format):
+    """Named, whatever its library raises."""
+    dataset = write_dataset(data_format=data_format)
+    files = [p for p in Path(dataset.storage.data_path).rglob("*") if p.suffix in (".arrow", ".parquet")]
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DatasetError, match="'test/pendulum-v0'.*cannot be (read|opened)"):
+        load_transitions("test/pendulum-v0")
+
+
+def test_metadata_by_hand():
+    """No author and one requirement as text are fine; without a count of steps the dataset cannot be opened."""
+    path = Path(write_dataset().storage.data_path) / "metadata.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | {"author": None, "requirements": "gymnasium"}))
+    source = load_transitions("test/pendulum-v0").source
+    assert (source.author, source.requirements) == ((), ("gymnasium",))
+    path.write_text(json.dumps({k: v for k, v in whole.items() if k != "total_steps"}))
+    with pytest.raises(DatasetError, match="cannot be opened .*total_steps"):
+        load_transitions("test/pendulum-v0")
+
+
+@pytest.mark.parametrize("bound", [1e9, float(np.finfo(np.float32).max), np.inf])
+def test_bounds_that_are_none(bound):
+    """Actions within ±1 of a Box to the end of float32 are scaled by what they are; ±1 itself stays."""
+    actions = spaces.Box(-bound, bound, (1,), np.float32)
+
+    def sines(fields, i):
+        fields["actions"] = np.sin(np.arange(len(fields["rewards"])) + i, dtype=np.float32)[:, None]
+
+    write_dataset(action_space=actions, change=sines)
+    t = load_transitions("test/pendulum-v0")
+    units, a = t.units(), torch.tensor(t.actions)
+    np.testing.assert_allclose(units.unscale(units.scale(a)), a, atol=1e-6)
+    assert units.scale(a).min() == -1 and units.scale(a).max() == 1
+    assert t.select([0]).n_episodes == 1
+    with pytest.raises(DatasetError, match="No episode was selected, of the 3"):
+        t.select([])
+
+
+def test_a_type_that_is_none():
+    """Refused with the two that there are."""
+    with pytest.raises(DatasetError, match="Vectors are 'float32' or 'float64', not 'flaot32'"):
+        load_transitions(EMBEDDED_ID, dtype="flaot32")

@@ -7,6 +7,7 @@ from minari_distill.teachers.learn import (
     estimate_seconds,
     learn_teacher,
     make_trainer,
+    settle_teacher,
 )
 from minari_distill.teachers.q_teacher import QTeacher
 from minari_distill.teachers.teacher import NetworkTeacher, Teacher, check_actions
@@ -23,4 +24,5 @@ __all__ = [
     "load_teacher",
     "make_trainer",
     "save_teacher",
+    "settle_teacher",
 ]

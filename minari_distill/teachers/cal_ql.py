@@ -41,7 +41,7 @@ _N_CRITICS = 2
 class CalQL(SteppingTrainer):
     """One actor, two critics, two target critics and a temperature, on their device."""
 
-    method = "cal_ql"
+    method, usual_steps = "cal_ql", 1_000_000
 
     def __init__(self, transitions: Transitions, config: DistillConfig, device: torch.device) -> None:
         super().__init__(transitions, config, device)

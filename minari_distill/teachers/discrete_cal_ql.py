@@ -48,7 +48,7 @@ class DiscreteCalQL(SteppingTrainer):
         q_scale: Standard deviation of the returns to go: what the critics' numbers are multiples of.
     """
 
-    method = "cal_ql"
+    method, usual_steps = "cal_ql", 1_000_000
 
     def __init__(self, transitions: Transitions, config: DistillConfig, device: torch.device) -> None:
         super().__init__(transitions, config, device)

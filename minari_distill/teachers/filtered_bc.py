@@ -34,7 +34,7 @@ _OBS_NOISE = 0.05  # in standard deviations: few episodes leave gaps between the
 class FilteredBC(Trainer):
     """One actor and two critics, trained side by side."""
 
-    method = "filtered_bc"
+    method, usual_steps = "filtered_bc", 5_000
 
     def __init__(self, transitions: Transitions, config: DistillConfig, device: torch.device) -> None:
         super().__init__(transitions, config, device)
@@ -127,7 +127,7 @@ class FilteredBC(Trainer):
 
 
 def seen_share(transitions: Transitions, discount: float) -> np.ndarray:
-    """How much of each discounted return (N,) lies inside its episode: 1 − γ^k, k steps before a cut.
+    """How much of each discounted return (N,) lies inside its episode: 1 − γ^k, k steps before a cut; all of an undiscounted one.
 
     >>> # three steps and a time limit, γ = 0.5: 1 − 0.5³, 1 − 0.5², 1 − 0.5
     """
@@ -136,4 +136,4 @@ def seen_share(transitions: Transitions, discount: float) -> np.ndarray:
     lengths = transitions.episode_lengths
     steps_left = np.repeat(ends, lengths) - np.arange(n)
     terminated = np.repeat(transitions.terminations[ends - 1], lengths)
-    return np.where(terminated, 1.0, 1.0 - discount**steps_left)
+    return np.where(terminated | (discount == 1), 1.0, 1.0 - discount**steps_left)

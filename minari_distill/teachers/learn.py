@@ -36,8 +36,23 @@ _REPORT_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 60.0
 
 
+def settle_teacher(config: DistillConfig) -> DistillConfig:
+    """The settings with the method and the number of steps that "auto" and 0 stand for.
+
+    Cal-QL's million steps take minutes on a GPU and days on a CPU, where cloning the best episodes takes a minute or
+    two, and is as good wherever some episodes are (docs/results.md).
+    """
+    method = config.teacher_method
+    if method == "auto":
+        method = "cal_ql" if resolve_device(config.device).type == "cuda" else "filtered_bc"
+    return config.replace(
+        teacher_method=method, teacher_steps=config.teacher_steps or TRAINERS[method].usual_steps
+    )
+
+
 def make_trainer(transitions: Transitions, config: DistillConfig) -> Trainer:
     """The trainer of `config.teacher_method`, at its first step."""
+    config = settle_teacher(config)
     trainers = DISCRETE_TRAINERS if transitions.action_codec.is_discrete else TRAINERS
     return trainers[config.teacher_method](transitions, config, resolve_device(config.device))
 

@@ -28,6 +28,7 @@ class Trainer(ABC):
     """
 
     method: ClassVar[str]
+    usual_steps: ClassVar[int]  # gradient steps of a whole training, where the settings name none
 
     def __init__(self, transitions: Transitions, config: DistillConfig, device: torch.device) -> None:
         self.config, self.device = config, device
