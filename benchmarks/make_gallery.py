@@ -41,7 +41,7 @@ def make(dataset: str, name: str, **settings: object) -> None:
     ensemble = md.behavior_clone(synset, recipe="general", n_policies=N_ENSEMBLE, seed=1)
     scores = {
         "general students": md.evaluate(students, synset, n_episodes=N_EPISODES),
-        f"ensemble of {N_ENSEMBLE}": md.evaluate(ensemble, synset, n_episodes=N_EPISODES),
+        f"general students, ensemble of {N_ENSEMBLE}": md.evaluate(ensemble, synset, n_episodes=N_EPISODES),
         "teacher": md.evaluate(policy, synset, n_episodes=N_STUDENTS * N_EPISODES),
     }
     if synset.recipe.infinite:  # its students are all the same one; networks learn from many pairs of few

@@ -128,6 +128,7 @@ def distill(
         md.make_config(**settings)  # a name that is no setting, before anything is loaded
         target = output or f"distilled/{_slug(datasets)}-v0"
         folder = run_dir or Path("runs") / re.sub(r"[^A-Za-z0-9_.-]+", "-", target).strip("-.")
+        overwrite = overwrite or (resume and _is_of_run(target, folder))
         if not overwrite:
             refuse_existing(target)
         with (
@@ -157,7 +158,7 @@ def distill(
             return
         if done < total:
             console.print(
-                f"Stopped after {done} of {total} steps; the best synset so far is saved. Go on with --resume --overwrite."
+                f"Stopped after {done} of {total} steps; the best synset so far is saved. Go on with the same command and --resume."
             )
         console.print(
             f"Saved [bold]{target}[/bold] ({len(synset)} pairs, held-out loss {synset.metadata['held_out_loss']:.4f}) in {path}"
@@ -165,10 +166,24 @@ def distill(
         console.print(f"Next: minari-distill evaluate {target}")
 
 
+def _is_of_run(target: str, folder: Path) -> bool:
+    """Whether the synset that lies at `target` is what the run in `folder` saved when it was stopped."""
+    from minari_distill.runs import began
+
+    try:
+        synset = md.load_synset(target)
+    except md.MinariDistillError:
+        return False
+    return synset.config is not None and began(folder, synset.config, synset.source)
+
+
 @app.command()
 def evaluate(
     synset: Annotated[
-        str, typer.Argument(help="Minari id or folder of a synset.", autocompletion=completion.synsets)
+        str,
+        typer.Argument(
+            help="Minari id or folder of a synset, or an hf:// address.", autocompletion=completion.synsets
+        ),
     ],
     recipe: Annotated[
         str,

@@ -172,7 +172,7 @@ def evaluate(
         EnvironmentUnavailable: The environment cannot be made here; the reason and the repair are named.
         ConfigError: No policy, no episode, or a bad seed.
     """
-    policies = list(policy) if isinstance(policy, Sequence) else [policy]
+    policies = list(policy) if isinstance(policy, Sequence) and not isinstance(policy, str) else [policy]
     if not policies or n_episodes < 1:
         raise ConfigError(
             f"{len(policies)} policies and n_episodes={n_episodes}: give one policy and one episode at least."
@@ -181,6 +181,11 @@ def evaluate(
     if not isinstance(data, Source) and not hasattr(data, "source"):
         raise ConfigError(
             f"{data!r} is no Synset, Transitions or Source: its environment is not known. Read a synset with load_synset first."
+        )
+    wrong = next((p for p in policies if not hasattr(p, "act_vectors")), None)
+    if wrong is not None:
+        raise ConfigError(
+            f"{wrong!r} is no policy. Clone one with behavior_clone(synset), or read one with load_policy('policy.safetensors')."
         )
     source: Source = data if isinstance(data, Source) else data.source
     started = time.perf_counter()

@@ -31,6 +31,7 @@ from minari_distill.team import Team
 from minari_distill.transitions import Source
 
 _FREE = ("memory_share",)  # settings that change no number: another machine may need another one
+_SETTLED = ("objective", "metric_share")  # settings that a run may settle after it has begun
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -252,6 +253,18 @@ class Run:
                 f"The checkpoint '{path}' cannot be read ({error}). Delete it to start the distillation anew; "
                 "the learnt teacher beside it is kept."
             ) from error
+
+
+def began(folder: Path, config: DistillConfig, source: Source) -> bool:
+    """Whether the run in `folder` is the one that ends at a synset of these settings and datasets."""
+    path = folder / "run.json"
+    if not path.exists():
+        return False
+    record, given = _read_settings(path), json.loads(json.dumps(dataclasses.asdict(config)))
+    open_ = {*_FREE, *_SETTLED}
+    return record["dataset_ids"] == list(source.dataset_ids) and all(
+        record["config"].get(name) == value for name, value in given.items() if name not in open_
+    )
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -81,6 +81,19 @@ def test_a_second_synset_of_one_id_is_refused_before_anything_is_computed(synset
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
+def test_resume_replaces_what_its_own_run_saved_and_nothing_else(synset):
+    """The same command with --resume; a synset of another seed, or a run that never began, is refused."""
+    again = ("distill", EMBEDDED_ID, *FLAGS, "--resume")
+    assert run(*again, "-o", "me/hop-v0").exit_code == 0
+    assert run("distill", EMBEDDED_ID, "-o", "me/hop-v1", *FLAGS, "--seed", 1).exit_code == 0
+    for more in (
+        ("-o", "me/hop-v1", "--run-dir", "runs/me-hop-v0"),
+        ("-o", "me/hop-v0", "--run-dir", "runs/none"),
+    ):
+        result = run(*again, *more)
+        assert result.exit_code == 1 and "exists already" in plain(result.output)
+
+
 def test_another_synset_of_the_same_dataset_has_a_run_of_its_own(synset):
     """README's two commands, one after the other: each target has its own folder below runs/."""
     assert run("distill", EMBEDDED_ID, "-o", "me/hop-v1", *FLAGS).exit_code == 0

@@ -248,9 +248,7 @@ def test_an_interrupted_command_loses_nothing(teacher, tmp_path, sign):
         assert process.returncode == 0, errors
         assert "Stopped after" in errors
         assert minari.load_dataset("me/x-v0").total_episodes == 16
-    resumed = command(
-        *arguments, "--run-dir", tmp_path / "run", "--resume", "--overwrite", "--json", cwd=tmp_path
-    )
+    resumed = command(*arguments, "--run-dir", tmp_path / "run", "--resume", "--json", cwd=tmp_path)
     output, errors = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, errors
     assert json.loads(output)["stopped"] is False

@@ -185,5 +185,7 @@ def test_what_names_no_environment_is_refused():
     """An id instead of a synset, and a device that is none."""
     with pytest.raises(ConfigError, match="'me/x-v0' is no Synset.*load_synset"):
         evaluate(object(), "me/x-v0")
+    with pytest.raises(ConfigError, match="'policy.pt' is no policy.*load_policy"):
+        evaluate("policy.pt", make_synset())
     with pytest.raises(ConfigError, match="device='gpu' is no device"):
         md.behavior_clone(make_synset(), device="gpu")

@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import minari_distill as md
 import minari_distill.teachers.files as files
 from minari_distill.errors import TeacherError
 from minari_distill.networks import Architecture, initialize
 from minari_distill.teachers import NetworkTeacher, Teacher, load_teacher, save_teacher
 from minari_distill.units import Units
+from tests.synsets import make_synset
 
 
 def make_units(
@@ -261,6 +263,13 @@ def test_an_unfit_file_says_what_to_do(tmp_path, case):
     assert "\n" not in str(caught.value)
     if not isinstance(path, int):
         assert str(path) in str(caught.value)
+
+
+def test_a_students_file_is_told_how_to_teach(tmp_path):
+    """A policy of behavior_clone teaches as TorchScript."""
+    path = md.behavior_clone(make_synset(), steps=1, in_metric=False).save(tmp_path / "policy.safetensors")
+    with pytest.raises(TeacherError, match=r"is a policy of behavior_clone.*save\('policy.pt'\)"):
+        load_teacher(path)
 
 
 def test_a_misspelt_file_is_answered_with_the_nearest(tmp_path):

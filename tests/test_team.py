@@ -90,7 +90,7 @@ def test_a_team_resumes_what_it_began(tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert "Stopped after" in output
-    process = torchrun(tmp_path / "run", "--resume", "--overwrite", **changes)
+    process = torchrun(tmp_path / "run", "--resume", **changes)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     alone = md.distill(EMBEDDED_ID, report=lambda p: None, **SETTINGS | changes)

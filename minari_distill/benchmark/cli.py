@@ -61,7 +61,7 @@ def benchmark(
     tables_only: Annotated[bool, typer.Option("--tables-only", help="Run nothing; write them.")] = False,
     docs: Annotated[
         Path | None,
-        typer.Option(help="A Markdown page to fill between <!-- table1 --> and <!-- /table1 -->."),
+        typer.Option(help="A Markdown page to fill, between its comments table1 and /table1, and so on."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -105,7 +105,9 @@ def benchmark(
                 )
         rows = collect(out)
         if not rows:
-            went = "; ".join(outcome.failed.values())
+            went = " ".join(dict.fromkeys(outcome.failed.values()))
+            if tables_only:
+                went = "Run some cells first: minari-distill benchmark --dataset ID."
             if outcome.left:
                 went += " Nothing was finished yet: the same command goes on where it is."
             raise ConfigError(f"'{out}' holds no results. {went.strip()}")

@@ -96,7 +96,18 @@ def to_datasets(synset: Synset) -> datasets.Dataset:
 
 def save_datasets(synset: Synset, path: str | Path, *, overwrite: bool = False) -> Path:
     """The folder that `datasets.load_from_disk` reads."""
-    return write_folder(path, lambda folder: to_datasets(synset).save_to_disk(str(folder)), overwrite)
+    import datasets
+
+    def save(folder: Path) -> None:
+        shown = not datasets.are_progress_bars_disabled()
+        datasets.disable_progress_bars()  # one of its own for a few hundred rows
+        try:
+            to_datasets(synset).save_to_disk(str(folder))
+        finally:
+            if shown:
+                datasets.enable_progress_bars()
+
+    return write_folder(path, save, overwrite)
 
 
 # ------------------------------------------------------------------------------------------ whole or not

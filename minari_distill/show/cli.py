@@ -24,7 +24,10 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def show(
     synset: Annotated[
-        str, typer.Argument(help="Minari id or folder of a synset.", autocompletion=completion.synsets)
+        str,
+        typer.Argument(
+            help="Minari id or folder of a synset, or an hf:// address.", autocompletion=completion.synsets
+        ),
     ],
     plot: Annotated[Path | None, typer.Option(help="Folder to write figures into, as PNG.")] = None,
     html: Annotated[

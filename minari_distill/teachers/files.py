@@ -118,6 +118,11 @@ def load_teacher(teacher: str | os.PathLike[str] | Teacher) -> Teacher:
         ) from missing
     except (TeacherError, ValueError, RuntimeError) as fault:
         raise TeacherError(f"Teacher file '{path}' is unfit: {fault}") from fault
+    if header.get("format") == "minari_distill.policy":
+        raise TeacherError(
+            f"'{path}' is a policy of behavior_clone. As a teacher it must be TorchScript: "
+            f"load_policy({str(path)!r}).save('policy.pt'), and give that file."
+        )
     if "format" in header:
         raise TeacherError(
             f"Teacher file '{path}' has the format {header['format']!r}; this version reads {FORMAT!r}: "

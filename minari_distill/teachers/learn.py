@@ -39,7 +39,7 @@ _CHECKPOINT_SECONDS = 60.0
 def settle_teacher(config: DistillConfig) -> DistillConfig:
     """The settings with the method and the number of steps that "auto" and 0 stand for.
 
-    Cal-QL's million steps take minutes on a GPU and days on a CPU, where cloning the best episodes takes a minute or
+    Cal-QL's million steps take minutes on a GPU and hours to days on a CPU, where cloning the best episodes takes a minute or
     two, and is as good wherever some episodes are (docs/results.md).
     """
     method = config.teacher_method
