@@ -56,6 +56,10 @@ _ON_CPU = (
     "The teacher will be a clone of the best episodes (teacher_method=filtered_bc): Cal-QL, which can join the good parts of "
     "bad episodes, takes hours to days on a CPU. To learn it all the same: teacher_method=cal_ql."
 )
+_UNRESOLVED = (
+    "These numbers of the observation vary so little around a large mean that float32, in which students calculate, cannot tell "
+    "their values apart: {names}. Subtract the mean in the dataset, or leave such a part out with drop."
+)
 _DATA, _BEST = "the data's own actions", "the actions of the best episodes"
 
 
@@ -115,6 +119,8 @@ def distill(
     transitions = load_transitions(
         dataset, drop=drop, dtype=dtype, memory_share=settings.memory_share, on_message=say
     )
+    if names := transitions.unresolved():
+        say(_UNRESOLVED.format(names=", ".join(names[:5])))
     open_choice = settings.teacher_method == "auto"
     settings = _fit_to(settings, transitions, say)
     team = Team()

@@ -124,6 +124,15 @@ class Transitions:
         """σ + 1e-3, (obs_dim,) float32: the very divisor, nothing is added to it later."""
         return (self._moments[1] + STD_EPSILON).astype(np.float32)
 
+    def unresolved(self) -> list[str]:
+        """Names of numbers that vary by less than 16 float32 steps around their mean: students cannot tell their values apart."""
+        mean, std = self._moments
+        near = (std > 0) & (std < 16 * np.finfo(np.float32).eps * np.abs(mean))
+        names = {
+            i: part.name for part in self.observation_codec.parts for i in range(self.obs_dim)[part.slice]
+        }
+        return [f"{names[i] or 'number'} {i}" for i in np.flatnonzero(near).tolist()]
+
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         obs, n = self.observations, len(self)

@@ -571,3 +571,15 @@ def test_a_type_that_is_none():
     """Refused with the two that there are."""
     with pytest.raises(DatasetError, match="Vectors are 'float32' or 'float64', not 'flaot32'"):
         load_transitions(EMBEDDED_ID, dtype="flaot32")
+
+
+@pytest.mark.parametrize(("step", "named"), [(1.0, ["time 0"]), (0.0, []), (1e8, [])])
+def test_numbers_that_float32_cannot_tell_apart_are_named(step, named):
+    """Seconds since 1970 over half a minute; a constant, however large, and a wide range are none."""
+    space = spaces.Dict(x=spaces.Box(-1, 1, (2,)), time=spaces.Box(-np.inf, np.inf, (1,), np.float64))
+
+    def clock(fields, i):
+        fields["observations"]["time"] = 1.7e9 + np.arange(len(fields["rewards"]) + 1.0)[:, None] * step
+
+    write_dataset(observation_space=space, change=clock)
+    assert load_transitions("test/pendulum-v0", dtype="float64").unresolved() == named
