@@ -85,9 +85,8 @@ def resolve_target(target: str | Path) -> tuple[Path, str]:
 
 
 def _refuse_inside(folder: Path, target: str) -> None:
-    above = folder.parents[: folder.parts[::-1].index(get_dataset_path().name)]
-    for parent in above:
-        if (parent / "data").is_dir():
+    for parent in folder.parents[: len(Path(target).parts) - 1]:  # those that the id names
+        if (parent / "data" / "metadata.json").is_file():
             raise SynsetError(f"{target!r} would lie inside the dataset in {parent}. Choose another name.")
 
 

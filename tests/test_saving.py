@@ -314,7 +314,10 @@ def test_no_synset_inside_another():
     make_synset().save("me/outer-v0")
     with pytest.raises(SynsetError, match="would lie inside the dataset in .*outer-v0"):
         make_synset().save("me/outer-v0/inner-v0")
-    make_synset().save("me/deep/outer-v0")  # a namespace of two levels is none
+    make_synset().save("me/data/deep-v0")  # a namespace of that name is no dataset
+    make_synset().save("me/next-v0")
+    make_synset().save("me/next-v0", overwrite=True)
+    make_synset().save("me/data/next-v0")
 
 
 def test_a_link_stays_a_link(tmp_path: Path):
