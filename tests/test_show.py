@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from minari_distill import plots
 from minari_distill.cli import app
 from minari_distill.show.cli import sparkline
-from minari_distill.show.figures import draw_figures
+from minari_distill.show.figures import draw_figures, source_at_hand
 from minari_distill.show.page import write_page
 from minari_distill.source import Source
 from tests.browser import Browser
@@ -157,3 +157,9 @@ def test_a_sparkline_has_at_most_forty_bars():
     """Long curves are thinned; a flat one does not divide by zero."""
     assert len(sparkline(list(range(1000)))) == 40
     assert sparkline([1.0, 1.0]) == "▁▁"
+
+
+def test_a_synset_of_no_named_source():
+    """Its figures show it alone, and nothing is offered for download."""
+    source, told = source_at_hand(make_synset(source=Source(())))
+    assert source is None and told == "The source is not on this machine: the figures show the synset alone."

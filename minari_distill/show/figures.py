@@ -84,8 +84,9 @@ def source_at_hand(synset: Synset) -> tuple[Transitions | None, str]:
     missing = [i for i in ids if i not in here]
     if missing or not ids:
         name = ", ".join(missing) or "The source"
-        repair = f" For figures over its states it must be here (if it is published: minari download {missing[0]})."
-        repair = repair if missing else ""
+        repair = ""
+        if missing:
+            repair = f" For figures over its states it must be here (if it is published: minari download {missing[0]})."
         return None, f"{name} is not on this machine: the figures show the synset alone.{repair}"
     codec = synset.observation_codec
     try:
