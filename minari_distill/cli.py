@@ -19,6 +19,7 @@ from minari_distill.config import check_seed
 from minari_distill.doctor import doctor
 from minari_distill.expand import NOISE
 from minari_distill.export_cli import export
+from minari_distill.progress import Progress
 from minari_distill.show.cli import show
 from minari_distill.students import resolve_recipe
 from minari_distill.targets import refuse_existing
@@ -26,6 +27,7 @@ from minari_distill.team import joined
 from minari_distill.tensorboard import curves
 from minari_distill.terminal import (
     JsonFlag,
+    SettingsCommand,
     console,
     one_line_errors,
     parse_settings,
@@ -63,7 +65,7 @@ def main(
     set_verbosity(verbose)
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 def distill(
     datasets: Annotated[
         list[str],
@@ -211,6 +213,13 @@ def evaluate(
         check_seed(seed)  # as given, before it is multiplied
         loaded = md.load_synset(synset)
         if resolve_recipe(loaded.recipe, recipe, {}).infinite:  # its students are all the same one
+            if ensemble > 1:
+                report(
+                    Progress(
+                        "message",
+                        "Students of infinite width are all the same one: an ensemble of them is that one.",
+                    )
+                )
             students, episodes, ensemble = 1, students * episodes, 1
         policies = [
             md.behavior_clone(loaded, recipe=recipe, n_policies=ensemble, seed=1000 * seed + k)
@@ -304,7 +313,7 @@ app.command()(doctor)
 app.command()(hub_cli.push)
 app.command()(hub_cli.pull)
 app.command()(export)
-app.command()(benchmark)
+app.command(cls=SettingsCommand)(benchmark)
 
 if __name__ == "__main__":
     app()

@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
+from typer.core import TyperCommand
 
+from minari_distill.config import DistillConfig
 from minari_distill.errors import ConfigError, MinariDistillError
 from minari_distill.progress import Progress, duration
 
@@ -66,6 +68,23 @@ def set_verbosity(verbose: bool) -> None:
 def print_json(value: Any) -> None:
     """One JSON object on standard output."""
     print(json.dumps(value, indent=2))
+
+
+class SettingsCommand(TyperCommand):
+    """A command with `--set`: a setting that is given as an option of its own is told how it is given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typer does, with a better answer to an unknown option."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # click's NoSuchOption, of whichever click typer carries
+            option = str(getattr(error, "option_name", None))
+            name = option.lstrip("-").replace("-", "_")
+            near = getattr(error, "possibilities", None) or []
+            if name in DistillConfig.__dataclass_fields__ and f"--{name.replace('_', '-')}" not in near:
+                error.message = f"No such option: {option}. It is a setting: --set {name}=VALUE"  # type: ignore[attr-defined]
+                error.possibilities = None  # type: ignore[attr-defined]
+            raise
 
 
 def parse_settings(pairs: list[str] | None, **given: Any) -> dict[str, Any]:

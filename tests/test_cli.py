@@ -61,6 +61,14 @@ def test_an_unknown_option_is_exit_code_2(command):
     assert result.exit_code == 2 and "--help" in plain(result.output) and "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("command", ["distill", "benchmark"])
+def test_a_setting_given_as_an_option_is_told_how(command):
+    """`--outer-steps 5` and `--outer_steps=5` are answered with --set."""
+    for option in (["--outer-steps", "5"], ["--outer_steps=5"]):
+        result = run(command, EMBEDDED_ID, *option)
+        assert result.exit_code == 2 and "--set outer_steps=VALUE" in plain(result.output)
+
+
 def test_distil_evaluate_show(synset):
     """A synset is saved where Minari finds it, evaluated, shown; each answers in JSON too."""
     assert synset["id"] == "me/hop-v0" and synset["n_syn"] == 16 and synset["stopped"] is False
@@ -119,6 +127,11 @@ FAILURES = [
     (["push", "me/none-v0", "me/synsets"], "me/none-v0"),
     (["pull", "hf://me/synsets"], "names a whole repository"),
     (["benchmark"], "--dataset ID"),
+    (
+        ["benchmark", "--dataset", EMBEDDED_ID, "--dataset", "mujoco/hoper/medium-v0"],
+        "mujoco/hoper/medium-v0",
+    ),
+    (["export", "gallery/hopper-medium-replay-v0", "--to", "stable-baselines3", "--out", "x"], "pretrain"),
     (["demo", "--output", "/dev/null/here"], "/dev/null"),
 ]
 

@@ -30,6 +30,7 @@ from minari_distill.benchmark.rows import read_record
 from minari_distill.benchmark.score import Stopped, score_cell
 from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
+from minari_distill.locate import find_folder
 from minari_distill.progress import Progress, Report, silent
 
 _NOT_FINISHED = 75  # the exit code of a cell's process that was asked to end; EX_TEMPFAIL of sysexits.h
@@ -65,11 +66,18 @@ def run_cells(
         threads: A job's threads; the cores divided by `jobs` if left out.
         report: Receives one message a cell (and the progress inside it where jobs is 1).
         should_stop: Asked before each cell and inside it (`score_cell`).
+
+    Raises:
+        ConfigError: No jobs, or no threads.
+        DatasetError: A dataset that is missing still cannot be found.
     """
     if jobs < 1 or (threads is not None and threads < 1):
         raise ConfigError(f"--jobs {jobs} and --threads {threads} must be at least 1.")
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     waiting = [cell for cell in cells if missing(cell, out)]
+    for source in dict.fromkeys(i for cell in waiting for i in cell.dataset.ids):
+        # here, once: a misspelt id is told before hours of work, and jobs do not download the same one
+        find_folder(source, lambda text: report(Progress("message", text)))
     failed: dict[str, str] = {}
     lock = threading.Lock()
     finished = 0

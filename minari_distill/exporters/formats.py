@@ -43,7 +43,7 @@ def export(synset: Synset, to: str, path: str | Path, *, overwrite: bool = False
         ExportError: The format is unknown, its codebase is not installed, it cannot hold the synset's actions, there
             is something at `path`, or it cannot be written.
     """
-    if to == "stable_baselines3":
+    if to.lower().replace("-", "_") in ("stable_baselines3", "sb3"):
         raise ExportError(
             "Stable-Baselines3 has no format for pairs. Train a model on them instead: "
             "minari_distill.exporters.stable_baselines3.pretrain(model, synset)."
