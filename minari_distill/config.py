@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -24,19 +25,40 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise ConfigError(f"{name}={value} must be at least {least}.")
 
 
-def check_seed(seed: int) -> None:
-    """Refuse what no generator takes.
+def check_seed(seed: int) -> int:
+    """The seed as Python's own number; refuses what no generator takes.
 
     Raises:
         ConfigError: It is no whole number from 0 to 2⁶³ − 1.
     """
     if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
         raise ConfigError(f"seed={seed!r} must be a whole number from 0 to 2**63 - 1, for example seed=0.")
+    return int(seed)
 
 
 def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ConfigError(f"{name}={value} must be positive.")
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{name}={value} must be positive and finite.")
+
+
+def _betas(name: str, value: Any) -> None:
+    if not (len(value) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in value)):
+        raise ConfigError(
+            f"{name}={value!r} must be two numbers from 0 to below 1, for example {name}=(0.9, 0.999)."
+        )
+
+
+def _as_python(config: Any) -> None:
+    """NumPy's numbers as Python's own, lists as tuples: what JSON writes and reads back."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, list | tuple):
+            value = tuple(map(float, value))
+        elif isinstance(value, Integral) and not isinstance(value, bool):
+            value = int(value)
+        elif isinstance(value, Real) and not isinstance(value, bool):
+            value = float(value)
+        object.__setattr__(config, field.name, value)
 
 
 @dataclass(frozen=True)
@@ -78,7 +100,8 @@ class StudentRecipe:
         _positive("ridge", self.ridge)
         if self.infinite and self.residual:
             raise ConfigError("infinite=True has no residual=True: give one of the two.")
-        object.__setattr__(self, "betas", tuple(self.betas))  # JSON knows only lists
+        _betas("betas", self.betas)
+        _as_python(self)
 
     @property
     def told(self) -> str:
@@ -250,7 +273,10 @@ class DistillConfig:
                 "give numbers between 0 and 1, for example holdout_fraction=0.1."
             )
         for name in ("inner_betas", "outer_betas"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            _betas(name, getattr(self, name))
+        if not 0 < self.target_rate <= 1:
+            raise ConfigError(f"target_rate={self.target_rate} is τ: give a number above 0, at most 1.")
+        _as_python(self)
         _ = self.inner_recipe, self.recipe  # refuse a bad head, init, learning rate or width
 
     @property

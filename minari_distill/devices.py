@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from minari_distill.errors import ConfigError
@@ -13,14 +15,34 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ConfigError: The device does not exist here.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpus = torch.cuda.device_count()
     try:
-        device = torch.device(name)
+        device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
     except RuntimeError as error:
         raise ConfigError(f"device={name!r} is no device. Give 'auto', 'cpu' or 'cuda'.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise ConfigError(
+            f"device={name!r} is a device that this package does not run on. Give 'auto', 'cpu' or 'cuda'."
+        )
+    if not gpus:
         raise ConfigError(f"device={name!r} is not available here: PyTorch sees no GPU. Give device='auto'.")
+    if (device.index or 0) >= gpus:
+        raise ConfigError(
+            f"device={name!r} is not available here: PyTorch sees {gpus} GPUs, the first of them 'cuda:0'."
+        )
+    beside = int(
+        os.environ.get("LOCAL_WORLD_SIZE", "1")
+    )  # torchrun's processes on this machine, each with a GPU of its own
+    if beside > gpus:
+        raise ConfigError(
+            f"{beside} processes were started on a machine with {gpus} GPUs. Give torchrun --nproc-per-node={gpus}, or --device cpu."
+        )
+    if beside > 1 and device.index is not None:
+        raise ConfigError(
+            f"device={name!r} would put {beside} processes on one GPU. Give device='cuda': each takes its own."
+        )
     return device
 
 

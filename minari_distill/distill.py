@@ -11,6 +11,7 @@ select      the pairs with the lowest held-out loss
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,7 +126,10 @@ def distill(
     settings = _fit_to(settings, transitions, say)
     team = Team()
     team.share(settings.n_students)  # too few of them: before a run is begun
-    with Run.open(run_dir, settings, transitions.source, resume=resume, drop=drop, dtype=dtype) as run:
+    answers = None if given is None else _answers(given, transitions)
+    with Run.open(
+        run_dir, settings, transitions.source, resume=resume, drop=drop, dtype=dtype, answers=answers
+    ) as run:
         given = given or run.teacher()
         learning = given is None and objective.needs_teacher
         if learning and open_choice and settings.teacher_method == "filtered_bc":
@@ -189,6 +193,13 @@ def distill(
             "versions": {"minari_distill": __version__, "torch": torch.__version__},
         },
     )
+
+
+def _answers(teacher: Teacher, transitions: Transitions) -> torch.Tensor:
+    """What a teacher does in eight states spread over the dataset, (8, act_dim)."""
+    teacher.check_fits(transitions.obs_dim, transitions.act_dim)
+    some = np.linspace(0, len(transitions) - 1, 8).astype(int)
+    return teacher.to("cpu").policy(torch.from_numpy(np.asarray(transitions.observations[some])).float())
 
 
 @dataclass(frozen=True)
@@ -358,7 +369,7 @@ def how_long(transitions: Transitions, config: DistillConfig, *, learning: bool)
 
 
 def seconds_per_outer_step(config: DistillConfig, obs_dim: int, act_dim: int) -> float:
-    """Seconds an outer step takes here, from two timed steps on random numbers of the same sizes."""
+    """Seconds an outer step takes here, from a few timed steps on random numbers of the same sizes."""
     generator = torch.Generator().manual_seed(0)
     obs = torch.randn(64, obs_dim, generator=generator)
     act, unbounded = torch.zeros(64, act_dim), torch.full((obs_dim,), float("inf"))
@@ -367,22 +378,27 @@ def seconds_per_outer_step(config: DistillConfig, obs_dim: int, act_dim: int) ->
     problem = Problem(obs, act, weight, obs, act, weight, -unbounded, unbounded, metric=metric)
     S, A = torch.randn(config.n_syn, obs_dim, generator=generator), torch.zeros(config.n_syn, act_dim)
     outer = OuterLoop(problem, S, A, config, resolve_device(config.device))
-    for _ in range(2):  # the first ones pay for fresh memory and for the libraries' own start
-        outer.step()
-    started = time.perf_counter()
-    for _ in range(2):  # one of them in the metric, with half of the steps in it
+    # The first ones pay for fresh memory and for the libraries' own start; on a GPU, for the graphs of both kinds of step.
+    warm_up, timed = (2, 2) if outer.device.type == "cpu" else (20, 10)
+    for _ in range(warm_up):
         outer.step()
     outer.read_loss()  # waits for a GPU
-    return (time.perf_counter() - started) / 2
+    started = time.perf_counter()
+    for _ in range(timed):
+        outer.step()
+    outer.read_loss()
+    return (time.perf_counter() - started) / timed
 
 
 def _fit_to(config: DistillConfig, transitions: Transitions, say: Callable[[str], None]) -> DistillConfig:
     """The settings that only the data can decide."""
-    least = round(len(transitions) * (1 - config.holdout_fraction)) - 1
-    if config.n_syn > least:
+    generator = torch.Generator().manual_seed(config.seed)
+    held = _held_out(transitions, config, generator)  # as `pose` draws
+    most = len(transitions) - int(held.sum())
+    if config.n_syn > most:
         raise DatasetError(
             f"n_syn={config.n_syn}, but {', '.join(transitions.source.dataset_ids)} has {len(transitions)} "
-            f"transitions, {config.holdout_fraction:.0%} of them held out. Give n_syn of at most {max(least, 1)}."
+            f"transitions, {held.sum()} of them held out. Give n_syn of at most {max(most, 1)}."
         )
     if transitions.action_codec.is_discrete:
         config = config.replace(head="softmax")
@@ -393,8 +409,6 @@ def _fit_to(config: DistillConfig, transitions: Transitions, say: Callable[[str]
     if transitions.obs_dim > WIDEST:
         config = _without_metric(config, say)
     if find_objective(config.objective).best_only:
-        generator = torch.Generator().manual_seed(config.seed)
-        _held_out(transitions, config, generator)  # as `pose` draws
         _of_the_best(transitions, config, generator)
     config = settle_teacher(config)
     return config.replace(precision=resolve_precision(config.precision, resolve_device(config.device)))
@@ -426,7 +440,11 @@ def _held_out(
 
 
 def _distil(outer: OuterLoop, run: Run, report: Report, should_stop: Callable[[], bool]):
-    """Outer steps until done or stopped; returns the best pairs by held-out loss."""
+    """Outer steps until done or stopped; returns the best pairs by held-out loss.
+
+    Raises:
+        Diverged: No pairs have a finite one.
+    """
     config = outer.config
     if run.best is None:
         run.note(outer, None, outer.held_out_loss())
@@ -451,7 +469,12 @@ def _distil(outer: OuterLoop, run: Run, report: Report, should_stop: Callable[[]
                 seconds_left=per_step * (config.outer_steps - done),
             )
         )
+    assert run.best is not None
+    best = run.best
     if outer.step_count < config.outer_steps:  # stopped early: what was done since must not be lost
         run.keep(outer)
-    assert run.best is not None
-    return run.best
+        if outer.step_count > first:  # judged for the one who stopped it; the run goes on as if it were not
+            best = best.or_better(outer, outer.held_out_loss())
+    if not math.isfinite(best.loss):
+        raise outer.diverged("No pairs have a finite held-out loss")
+    return best

@@ -177,7 +177,7 @@ def evaluate(
         raise ConfigError(
             f"{len(policies)} policies and n_episodes={n_episodes}: give one policy and one episode at least."
         )
-    check_seed(seed)
+    seed = check_seed(seed)
     if not isinstance(data, Source) and not hasattr(data, "source"):
         raise ConfigError(
             f"{data!r} is no Synset, Transitions or Source: its environment is not known. Read a synset with load_synset first."
@@ -212,7 +212,12 @@ class TeacherPolicy:
     """A teacher as a policy that `evaluate` rolls out."""
 
     def __init__(self, teacher: Teacher, observation_codec: SpaceCodec, action_codec: SpaceCodec):
-        self.teacher, self.observation_codec, self.action_codec = teacher, observation_codec, action_codec
+        # on the CPU, as the environments are
+        self.teacher, self.observation_codec, self.action_codec = (
+            teacher.to("cpu"),
+            observation_codec,
+            action_codec,
+        )
 
     def act_vectors(self, obs: np.ndarray) -> np.ndarray:
         """Encoded greedy actions (n, act_dim) for encoded observations (n, obs_dim)."""

@@ -55,7 +55,7 @@ def expand(synset: Synset, n_pairs: int = 20_000, *, noise: float = NOISE, seed:
         )
     if not (isinstance(noise, Real) and 0 <= noise < math.inf):
         raise ConfigError(f"noise={noise!r} must be a number, not negative: for example noise={NOISE}.")
-    check_seed(seed)
+    seed = check_seed(seed)
     if "expansion" in synset.metadata:
         raise ConfigError(
             f"These {len(synset)} pairs were made by expand already: expand the few that they were made of."

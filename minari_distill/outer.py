@@ -155,8 +155,8 @@ class OuterLoop:
             entries = self.metric.diagonal() if len(self.metric) > FULL else self.metric
             self._metric_lr = config.metric_lr * entries.square().mean().sqrt().item()
         self.metric_count = 0  # of the steps in the metric
-        self.loss_sum = torch.zeros((), **where)  # of the outer losses since the last reading
-        self.loss_count = 0
+        self.loss_sum = torch.zeros((), **where)  # of the finite outer losses since the last reading
+        self.loss_count = torch.zeros((), dtype=torch.int64, device=device)
 
     # ------------------------------------------------------------------------------------- one step
 
@@ -178,8 +178,9 @@ class OuterLoop:
             self.pool.leave(self.step_count)
         self.team.sum(*(g for g in (loss, gS, gA, gD) if g is not None))
         self._update(gS, gA, gD)
-        self.loss_sum += loss
-        self.loss_count += 1
+        finite = torch.isfinite(loss)
+        self.loss_sum += torch.where(finite, loss, 0)
+        self.loss_count += finite
         self.step_count += 1
         self.metric_count += metric is not None
 
@@ -202,9 +203,11 @@ class OuterLoop:
 
     def _metric_now(self) -> Tensor | None:
         """The metric that the students of this step read in; a set of the pool keeps to one for life."""
-        turn = self.step_count % self.pool.size if self.pool else self.step_count
+        by_life = self.pool is not None and not self.config.infinite_width  # infinite ones have no life
+        turn = self.pool.life(self.step_count) if self.pool and by_life else self.step_count
         share = self.config.metric_share
-        return self.metric if math.ceil((turn + 1) * share) > math.ceil(turn * share) else None
+        before, after = (math.ceil(round(n * share, 9)) for n in (turn, turn + 1))
+        return self.metric if after > before else None
 
     def _draw(self, metric: Tensor | None = None) -> tuple[int, int]:
         """Fill the outer batch; return (first, last) inner step of the window."""
@@ -378,19 +381,24 @@ class OuterLoop:
             Diverged: no finite meta-gradient for 20 steps in a row.
         """
         if int(self.in_a_row) >= _PATIENCE:
-            told = (
-                f"No finite meta-gradient for {_PATIENCE} steps in a row, up to step {self.step_count}: the"
-            )
-            if self.config.recipe.infinite:
-                raise Diverged(f"{told} pairs' kernel is singular. Raise ridge (now {self.config.ridge}).")
-            raise Diverged(
-                f"{told} inner loop diverges. Lower inner_lr (now {self.config.inner_lr}) or shorten inner_steps "
-                f"(now {self.config.inner_steps})."
-            )
-        value = (self.loss_sum / max(self.loss_count, 1)).item()
+            raise self.diverged(f"No finite meta-gradient for {_PATIENCE} steps in a row")
+        value = (self.loss_sum / self.loss_count).item()  # NaN where no step had a finite one
         self.loss_sum.zero_()
-        self.loss_count = 0
+        self.loss_count.zero_()
         return value
+
+    def diverged(self, what: str) -> Diverged:
+        """The error that says `what` happened, and what to change."""
+        config = self.config
+        singular = f"the pairs' kernel is singular: raise ridge (now {config.ridge})"
+        told = f"{what}, up to step {self.step_count}"
+        if config.recipe.infinite:
+            return Diverged(f"{told}: {singular}.")
+        inner = (
+            f"the inner loop diverges: lower inner_lr (now {config.inner_lr}) or shorten inner_steps "
+            f"(now {config.inner_steps})"
+        )
+        return Diverged(f"{told}: {inner}{f'; or {singular}' if config.meta_gradient == 'kernel' else ''}.")
 
     def state(self) -> dict[str, Tensor]:
         """All that the next step depends on."""
@@ -401,10 +409,11 @@ class OuterLoop:
             "skipped": self.skipped,
             "in_a_row": self.in_a_row,
             "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
             **{f"moments.{i}": m for i, m in enumerate(self.moments)},
             **({} if self.pool is None else self.pool.state()),
             **({} if self.metric is None else {"metric": self.metric}),
-            "counts": torch.tensor([self.step_count, self.loss_count, self.metric_count]),
+            "counts": torch.tensor([self.step_count, self.metric_count]),
         }
 
     def whole_state(self) -> dict[str, Tensor]:
@@ -425,7 +434,7 @@ class OuterLoop:
                 mine.copy_(state[name][self.students.start : self.students.stop])
             elif name != "counts":
                 mine.copy_(state[name])
-        self.step_count, self.loss_count, self.metric_count = (int(x) for x in state["counts"])
+        self.step_count, self.metric_count = (int(x) for x in state["counts"])
 
 
 def _is_students(name: str, tensor: Tensor) -> bool:
@@ -437,21 +446,22 @@ class _Captured:
     """A function replayed as a CUDA graph after two warm-up calls; called as it is on other devices."""
 
     def __init__(self, function, device: torch.device):
-        self.function, self.on_gpu = function, device.type == "cuda"
+        self.function, self.device = function, device
         self.calls = 0
         self.graph: Any = None
         self.result: Any = None  # where every replay leaves it
 
     def __call__(self) -> Any:
-        if not self.on_gpu:
+        if self.device.type != "cuda":
             return self.function()
         if self.graph is None:
             self.calls += 1
             if self.calls <= 2:  # cuBLAS and the allocator settle before anything is captured
                 return self.function()
             self.graph = torch.cuda.CUDAGraph()
-            torch.cuda.synchronize()
-            with torch.cuda.graph(self.graph):
+            torch.cuda.synchronize(self.device)
+            # on this device: what torch would choose by itself is a stream of the current one
+            with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(self.device)):
                 self.result = self.function()
         self.graph.replay()
         return self.result

@@ -12,12 +12,14 @@ import dataclasses
 import errno
 import fcntl
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -51,6 +53,16 @@ class Best:
     step: int
     metric: Tensor | None = None
 
+    @classmethod
+    def of(cls, outer: OuterLoop, loss: float) -> Best:
+        """Those of `outer` as it is now."""
+        metric = None if outer.metric is None else outer.metric.clone()
+        return cls(outer.S.clone(), outer.A.clone(), loss, outer.step_count, metric)
+
+    def or_better(self, outer: OuterLoop, loss: float) -> Best:
+        """These pairs, or those of `outer` if their loss is lower; any loss is better than NaN."""
+        return self if loss >= self.loss or math.isnan(loss) else Best.of(outer, loss)
+
 
 class Run:
     """What a run remembers; on disk too, if it has a folder.
@@ -79,8 +91,15 @@ class Run:
         resume: bool,
         drop: Sequence[str] = (),
         dtype: str = "float32",
+        answers: Tensor | None = None,
     ) -> Run:
         """The run in `folder`, new or resumed; `drop` and `dtype` say how its dataset was read.
+
+        Args:
+            folder: Where it is kept; None: nowhere.
+            config, source, drop, dtype: What makes it this run and no other.
+            resume: Go on with what is there.
+            answers: (n, act_dim) what a given teacher does in some states of the dataset, by which it is known again.
 
         Raises:
             ConfigError: the folder is in use, holds another run, or holds one and `resume` is off.
@@ -97,16 +116,25 @@ class Run:
             return run
         run._take_lock()
         try:
-            run._begin({**dataclasses.asdict(config), "drop": list(drop), "dtype": dtype}, source, resume)
+            settings = {**dataclasses.asdict(config), "drop": list(drop), "dtype": dtype}
+            run._begin(settings, source, None if answers is None else answers.tolist(), resume)
         except BaseException as error:
             run.__exit__(type(error), error, error.__traceback__)
             raise
         return run
 
-    def _begin(self, settings: dict[str, Any], source: Source, resume: bool) -> None:
+    def _begin(
+        self, settings: dict[str, Any], source: Source, answers: list[list[float]] | None, resume: bool
+    ) -> None:
         """Check that this is the run that the folder holds, or make it so."""
         assert self.folder is not None
-        record = {"config": settings, "dataset_ids": list(source.dataset_ids)}
+        record = {
+            "config": settings,
+            "dataset_ids": list(source.dataset_ids),
+            "total_steps": source.total_steps,
+            "total_episodes": source.total_episodes,
+            "teacher_answers": answers,
+        }
         record = json.loads(json.dumps(record))
         path = self.folder / "run.json"
         if path.exists():
@@ -161,10 +189,9 @@ class Run:
     def note(self, outer: OuterLoop, loss: float | None, held_out_loss: float) -> None:
         """Record a validation, and the pairs if they are the best so far."""
         self.history.append({"step": outer.step_count, "loss": loss, "held_out_loss": held_out_loss})
-        # `not >=`: a NaN first loss is replaced by any later one
-        if self.best is None or not held_out_loss >= self.best.loss:
-            metric = None if outer.metric is None else outer.metric.clone()
-            self.best = Best(outer.S.clone(), outer.A.clone(), held_out_loss, outer.step_count, metric)
+        self.best = (
+            Best.of(outer, held_out_loss) if self.best is None else self.best.or_better(outer, held_out_loss)
+        )
 
     def keep(self, outer: OuterLoop) -> None:
         """Write a checkpoint from which `restore` gives an unbroken run's result."""
@@ -221,6 +248,18 @@ class Run:
                 f"'{self.folder}' holds a run on {before['dataset_ids']}, not on {now['dataset_ids']}. "
                 "Resume it with that dataset, or give another run_dir."
             )
+        read, reads = ([run.get(f"total_{name}") for name in ("steps", "episodes")] for run in (before, now))
+        if read != reads:
+            raise ConfigError(
+                f"'{self.folder}' holds a run on {read[0]} transitions in {read[1]} episodes of {before['dataset_ids']}, not on "
+                f"{reads[0]} in {reads[1]}. Resume it with those, or give another run_dir."
+            )
+        answers, given = before.get("teacher_answers"), now["teacher_answers"]
+        if (answers is None) != (given is None) or not _alike(answers, given):
+            raise ConfigError(
+                f"'{self.folder}' holds a run with {'a teacher that it learnt' if answers is None else 'a given teacher'}, and now "
+                f"{'none' if given is None else 'another one'} is given. Resume it as it began, or give another run_dir."
+            )
         began, asked = before["config"], now["config"]
         if strange := sorted(set(began) ^ set(asked)):
             raise ConfigError(
@@ -253,6 +292,12 @@ class Run:
                 f"The checkpoint '{path}' cannot be read ({error}). Delete it to start the distillation anew; "
                 "the learnt teacher beside it is kept."
             ) from error
+
+
+def _alike(a: list[list[float]] | None, b: list[list[float]] | None) -> bool:
+    """Whether two teachers do the same, up to what another processor makes of the same numbers."""
+    x, y = torch.tensor(a or []), torch.tensor(b or [])
+    return x.shape == y.shape and torch.allclose(x, y, rtol=1e-3, atol=1e-3)
 
 
 def began(folder: Path, config: DistillConfig, source: Source) -> bool:

@@ -317,7 +317,7 @@ def behavior_clone(
     """
     if n_policies < 1:
         raise ConfigError(f"n_policies={n_policies} must be at least 1.")
-    check_seed(seed)
+    seed = check_seed(seed)
     if not hasattr(synset, "recipe"):
         raise ConfigError(
             f"{synset!r} is no Synset. Read one with load_synset, for instance load_synset('me/hopper-v0')."

@@ -114,9 +114,10 @@ def joined(silence: timedelta = timedelta(minutes=30)) -> Iterator[Team]:
     if size == 1:
         yield Team()
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local < gpus:  # more processes than GPUs may still share a run on the CPU
+        torch.cuda.set_device(local)
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"  # which of them, each tensor's device decides
     torch.distributed.init_process_group(backend, timeout=silence)
     try:
         yield Team()

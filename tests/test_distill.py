@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import minari_distill as md
-from minari_distill.errors import ConfigError, DatasetError, TeacherError
+from minari_distill.errors import ConfigError, DatasetError, Diverged, TeacherError
 from minari_distill.networks import Architecture, initialize
 from minari_distill.progress import silent
 from minari_distill.teachers import NetworkTeacher
@@ -162,6 +163,11 @@ BAD = [
     ({"preset": "fast"}, ConfigError, "preset='fast' is unknown.*default, quick, infinite, paper"),
     ({"window": 1000}, ConfigError, "window=1000 must lie between 0 .* and inner_steps=20"),
     ({"holdout_fraction": 1.5}, ConfigError, "are shares"),
+    ({"inner_betas": [0.9]}, ConfigError, "inner_betas=.* must be two numbers"),
+    ({"outer_betas": (0.9, 1.0)}, ConfigError, "outer_betas=.* from 0 to below 1"),
+    ({"student_length": math.inf}, ConfigError, "student_length=inf must be positive and finite"),
+    ({"target_rate": math.nan}, ConfigError, "target_rate=nan is τ"),
+    ({"device": "meta"}, ConfigError, "device that this package does not run on"),
     ({"inner_lr": -1.0}, ConfigError, "lr=-1.0 must be positive"),
     ({"device": "tpu9"}, ConfigError, "Give 'auto', 'cpu' or 'cuda'"),
     ({"teacher": "nowhere.safetensors"}, TeacherError, "does not exist"),
@@ -182,6 +188,67 @@ def test_a_teacher_of_another_environment_is_refused():
     other = md.Teacher.from_callable(lambda obs: obs, obs_dim=4, act_dim=4)
     with pytest.raises(TeacherError, match="maps 4 observation numbers to 4 action numbers.*has 11 and 3"):
         run(other, objective="pbc")
+
+
+def test_numbers_of_numpy_are_numbers(teacher, tmp_path):
+    """Settings and seeds that NumPy made give the synset of Python's own, and are kept in run.json."""
+    theirs = run(
+        teacher, n_syn=np.int64(8), inner_lr=np.float64(0.1), seed=np.int64(3), run_dir=tmp_path / "run"
+    )
+    ours = run(teacher, n_syn=8, inner_lr=0.1, seed=3)
+    assert np.array_equal(theirs.observations, ours.observations) and theirs.config == ours.config
+    (policy,) = (md.behavior_clone(theirs, seed=np.int64(1), steps=2),)
+    md.evaluate(policy, theirs, n_episodes=1, seed=np.int64(1))
+
+
+def test_a_run_goes_on_with_its_own_teacher_and_data_alone(teacher, tmp_path):
+    """Another teacher, none, or other episodes under the same id are refused; the same teacher made anew is not."""
+
+    def other(sign):
+        return md.Teacher.from_callable(lambda obs: sign * 0.1 * obs[:, :3], obs_dim=11, act_dim=3)
+
+    settings = {"objective": "pbc", "run_dir": tmp_path / "run"}
+    run(other(-1), **settings, should_stop=lambda: True)
+    with pytest.raises(ConfigError, match="with a given teacher, and now another one is given"):
+        run(other(1), **settings, resume=True)
+    with pytest.raises(ConfigError, match="with a given teacher, and now none is given"):
+        run(None, **settings, resume=True)
+    some = md.load_transitions(EMBEDDED_ID).select(range(9))
+    with pytest.raises(ConfigError, match="45813 transitions in .* episodes.* not on .* in 9"):
+        md.distill(some, teacher=other(-1), report=silent, **TINY | settings, resume=True)
+    assert run(other(-1), **settings, resume=True).metadata["outer_steps_done"] == TINY["outer_steps"]
+
+
+def test_few_unequal_episodes_leave_as_many_states_as_pairs_are_asked():
+    """Two episodes of 50: one of them is held out, and 80 pairs are refused before anything is computed."""
+    from tests.small_transitions import point_mass
+
+    with pytest.raises(
+        DatasetError, match="n_syn=80, .* 100 transitions, 50 of them held out. Give n_syn of at most 50"
+    ):
+        md.distill(point_mass(n_episodes=2, length=50), **TINY | {"n_syn": 80, "objective": "dbc"})
+
+
+def test_a_run_without_finite_students_ends_in_one_sentence(teacher):
+    """Not in a synset: its recipe's students are NaN."""
+    with pytest.raises(Diverged, match="No pairs have a finite held-out loss.*lower inner_lr"):
+        run(teacher, head="linear", inner_optimizer="sgd", inner_lr=1e20, student_pool=0, outer_steps=2)
+
+
+def test_a_stopped_run_gives_the_best_of_all_its_steps(teacher, tmp_path):
+    """Stopped between two validations, its last pairs are judged as well; the run itself goes on as if they were not."""
+    asked = iter(range(100))
+    settings = {"objective": "pbc", "initializer": "random", "outer_steps": 40, "validate_every": 40}
+    folder = tmp_path / "run"
+    stopped = run(teacher, **settings, run_dir=folder, should_stop=lambda: next(asked) >= 30)
+    history = stopped.metadata["history"]
+    assert (
+        stopped.metadata["best_step"] == 30
+        and stopped.metadata["held_out_loss"] < history[0]["held_out_loss"]
+    )
+    resumed, unbroken = run(teacher, **settings, run_dir=folder, resume=True), run(teacher, **settings)
+    assert np.array_equal(resumed.observations, unbroken.observations)
+    assert resumed.metadata["history"] == unbroken.metadata["history"]
 
 
 def test_run_folders_are_never_mixed(teacher, tmp_path):

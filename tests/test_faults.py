@@ -434,7 +434,7 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
     "diverging inner loop": (
         setting(inner_lr=1e30, outer_steps=60, inner_steps=8, window=4, report=silent, head="linear"),
         Diverged,
-        "No finite meta-gradient for 20 steps in a row.*Lower inner_lr",
+        "No finite meta-gradient for 20 steps in a row.*lower inner_lr",
     ),
     "diverging teacher": (
         lambda w: (

@@ -194,5 +194,5 @@ def test_a_singular_kernel_moves_nothing_and_is_told_of():
     for _ in range(20):
         loop.step()
     assert torch.equal(loop.S, before)
-    with pytest.raises(Diverged, match="kernel is singular. Raise ridge"):
+    with pytest.raises(Diverged, match="kernel is singular: raise ridge"):
         loop.read_loss()

@@ -84,6 +84,18 @@ def test_without_ridge_it_returns_the_labels_at_the_pairs():
     torch.testing.assert_close(apply_head(z, "tanh"), (0.97 * A).expand_as(z), rtol=1e-6, atol=1e-6)
 
 
+def test_half_a_factor_is_no_gradient():
+    """Pairs twice over, and next to no ridge: the failed factorisation is NaN and not numbers; the other student has its own."""
+    theta, S, A, obs, target, weight = (t.float() for t in case(ARCH, n=40))
+    told = settings(ARCH) | {"directions": torch.eye(2), "ridge": 1e-12}
+    z = kernel_outputs(theta, torch.cat([S, S]), torch.cat([A, A]), obs, **told)
+    assert z.isnan().flatten(1).any(1).all()
+    _, gS, _, _ = kernel_meta_gradient(
+        theta, torch.cat([S, S]), torch.cat([A, A]), obs, target, weight, **told
+    )
+    assert gS.isnan().any()
+
+
 def test_heads_are_inverted():
     """Worked numbers: atanh(0.97·1) = 2.0923; equal probabilities need equal logits; linear is itself."""
     assert head_inverse(torch.tensor([[1.0]]), "tanh", 0.97).item() == pytest.approx(2.0923, abs=1e-4)

@@ -1,5 +1,6 @@
 """Laws of the outer loop: determinism, resume, sharing over ranks, projection, bad gradients."""
 
+import dataclasses
 import math
 
 import pytest
@@ -186,8 +187,42 @@ def test_a_gradient_that_is_not_finite_is_skipped_counted_and_then_reported():
     assert int(loop.skipped) == 3
     loop.read_loss()
     run(None, 17, loop)
-    with pytest.raises(Diverged, match=r"20 steps in a row, up to step 20.*Lower inner_lr"):
+    with pytest.raises(Diverged, match=r"20 steps in a row, up to step 20.*lower inner_lr"):
         loop.read_loss()
+
+
+def test_the_loss_that_is_told_is_of_the_finite_steps():
+    """One bad step of four is counted as skipped, and does not make the mean NaN."""
+    p, S, A = problem()
+    loop = OuterLoop(p, S, A, small(), CPU)
+    run(None, 3, loop)
+    mean = float(loop.loss_sum) / 3
+    p.target.fill_(math.nan)
+    run(None, 1, loop)
+    assert int(loop.skipped) == 1 and loop.read_loss() == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("pool", [0, 1, 2, 3, 10])
+@pytest.mark.parametrize("share", [0.3, 0.5, 1.0])
+def test_a_share_of_the_students_reads_in_the_metric(pool, share):
+    """That share of all steps, whatever the size of the pool; a set of it keeps to one way of reading for life."""
+    p, S, A = problem()
+    p = dataclasses.replace(p, metric=torch.eye(S.shape[1]))
+    settings = {
+        "metric_share": share,
+        "student_pool": pool,
+        "pool_life": 10,
+        "outer_batch": 4,
+        "outer_steps": 240,
+    }
+    loop = OuterLoop(p, S, A, small(**settings, n_students=1, hidden_width=4, metric_lr=0), CPU)
+    read = []
+    for step in range(240):
+        read.append(loop._metric_now() is not None)
+        if pool and not int(loop.pool.left[step % pool]) < loop.pool.window:
+            assert read[-1] == read[-1 - pool]
+        loop.step()
+    assert sum(read) / 240 == pytest.approx(share, abs=0.05)
 
 
 @pytest.mark.parametrize("clip", ["relative", "norm"])

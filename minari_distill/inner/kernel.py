@@ -137,9 +137,13 @@ def _regress(
     gram = _kernel(here, here)
     scale = ridge * gram.diagonal(dim1=1, dim2=2).mean(1)
     regular = gram + scale[:, None, None] * torch.eye(len(S), dtype=S.dtype, device=S.device)
-    factor, _ = torch.linalg.cholesky_ex(regular)
+    factor, failed = torch.linalg.cholesky_ex(regular)
     labels = head_inverse(A, arch.head, _REACH).expand(len(theta), *A.shape)
-    return _kernel(there, here) @ torch.cholesky_solve(labels, factor)
+    # Two solves and not cholesky_solve, which on a GPU asks the host for memory where K > 1, and cannot be captured.
+    half = torch.linalg.solve_triangular(factor, labels, upper=False)
+    c = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    c = torch.where(failed[:, None, None] > 0, torch.nan, c)  # half a factor gives numbers, but not these
+    return _kernel(there, here) @ c
 
 
 def _features(

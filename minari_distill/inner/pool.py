@@ -38,6 +38,12 @@ class StudentPool:
         self.inner.resume(self.sets[m])
         return True
 
+    def life(self, step: int) -> int:
+        """Which of all lives, counted from 0, the set whose turn it is lives or will begin at this step."""
+        m = step % self.size
+        over = self.left[m] < self.window
+        return (int(self._born[m]) + int(over) - 1) * self.size + m
+
     def note_end(self) -> None:
         """Copy the students at the window's end, before the way back runs parts of it again."""
         for copy, now in zip(self._end, self.inner.state(), strict=True):

@@ -160,7 +160,7 @@ class SteppingTrainer(Trainer):
         self.load_state_dict(before)
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side):  # its own choice would be of the current device
             self._step()
         return graph
 
