@@ -6,6 +6,7 @@ import math
 import re
 from contextlib import nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -28,13 +29,13 @@ from minari_distill.tensorboard import curves
 from minari_distill.terminal import (
     JsonFlag,
     SettingsCommand,
-    console,
     one_line_errors,
     parse_settings,
     print_json,
     reporter,
     set_verbosity,
     stop_on_interrupt,
+    tell,
 )
 
 app = typer.Typer(
@@ -159,13 +160,13 @@ def distill(
             print_json({"id": target, "path": str(path), "stopped": done < total, **synset.summary()})
             return
         if done < total:
-            console.print(
+            tell(
                 f"Stopped after {done} of {total} steps; the best synset so far is saved. Go on with the same command and --resume."
             )
-        console.print(
-            f"Saved [bold]{target}[/bold] ({len(synset)} pairs, held-out loss {synset.metadata['held_out_loss']:.4f}) in {path}"
+        tell(
+            f"Saved {target} ({len(synset)} pairs, held-out loss {synset.metadata['held_out_loss']:.4f}) in {path}"
         )
-        console.print(f"Next: minari-distill evaluate {target}")
+        tell(f"Next: minari-distill evaluate {quote(target)}")
 
 
 def _is_of_run(target: str, folder: Path) -> bool:
@@ -229,8 +230,8 @@ def evaluate(
     if as_json:
         print_json({"id": synset, "recipe": recipe, "ensemble": ensemble, **score.to_json()})
         return
-    console.print(f"{recipe} students of [bold]{synset}[/bold]: {score}")
-    console.print(f"Reference scores: {score.ref_origin or 'none'}", style="dim")
+    tell(f"{recipe} students of {synset}: {score}")
+    tell(f"Reference scores: {score.ref_origin or 'none'}", "dim")
 
 
 @app.command()
@@ -262,8 +263,8 @@ def expand(
     if as_json:
         print_json({"id": output, "path": str(path), **many.summary()})
         return
-    console.print(f"Saved [bold]{output}[/bold] ({len(many)} pairs) in {path}", soft_wrap=True)
-    console.print(f"Next: minari-distill evaluate {output}, or minari-distill export {output} --to …")
+    tell(f"Saved {output} ({len(many)} pairs) in {path}")
+    tell(f"Next: minari-distill evaluate {quote(output)}, or minari-distill export {quote(output)} --to …")
 
 
 @app.command()
@@ -293,10 +294,10 @@ def demo(
             score = md.Score(row["mean"], row["ci95_half_width"] or math.nan, row["n_policies"])
             table.add_row(name.replace("_", " "), str(score), f"{row['mean'] / teacher:.0%}")
         Console().print(table)
-        console.print(f"Report: {output / 'report.json'}   Learning curve: {output / 'learning-curve.png'}")
-        console.print(f"The synset is the Minari dataset [bold]{target}[/bold]: minari show {target}")
+        tell(f"Report: {output / 'report.json'}   Learning curve: {output / 'learning-curve.png'}")
+        tell(f"The synset is the Minari dataset {target}: minari show {quote(target)}")
         second = result["synset_at_infinite_width"]
-        console.print(f"The one at infinite width, for students of this package alone: [bold]{second}[/bold]")
+        tell(f"The one at infinite width, for students of this package alone: {second}")
 
 
 def _slug(datasets: list[str]) -> str:

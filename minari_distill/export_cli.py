@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from minari_distill import completion
 from minari_distill.exporters import formats
 from minari_distill.exporters.formats import FORMATS
 from minari_distill.synset import USE
-from minari_distill.terminal import JsonFlag, console, one_line_errors, print_json
+from minari_distill.terminal import JsonFlag, one_line_errors, print_json, tell
 
 
 def export(
@@ -53,13 +54,10 @@ def export(
             }
         )
         return
-    console.print(
-        f"Wrote {len(loaded)} pairs for {to} to {path}", soft_wrap=True, markup=False, highlight=False
-    )
-    console.print(f"Read it with: {FORMATS[to][2]}", soft_wrap=True, markup=False, highlight=False)
-    console.print(USE, soft_wrap=True)
+    tell(f"Wrote {len(loaded)} pairs for {to} to {path}")
+    tell(f"Read it with: {FORMATS[to][2]}")
+    tell(USE)
     if loaded.recipe.infinite:
-        console.print(
-            f"Networks read these pairs badly. Make many of them first: minari-distill expand {synset} -o me/many-v0",
-            soft_wrap=True,
+        tell(
+            f"Networks read these pairs badly. Make many of them first: minari-distill expand {quote(synset)} -o me/many-v0"
         )

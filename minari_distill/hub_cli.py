@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ import minari_distill as md
 from minari_distill import completion
 from minari_distill.errors import HubError
 from minari_distill.targets import refuse_existing
-from minari_distill.terminal import JsonFlag, console, one_line_errors, print_json
+from minari_distill.terminal import JsonFlag, one_line_errors, print_json, tell
 
 
 def push(
@@ -51,10 +52,10 @@ def push(
         print_json({**result, "changed": pushed.changed, "notes": notes})
         return
     for note in notes:
-        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        tell(note, "yellow")
     what = f"Pushed to {pushed.url}" if pushed.changed else f"{pushed.url} holds it already: nothing was sent"
-    console.print(what, soft_wrap=True)
-    console.print(f"Load it with: minari-distill pull {pushed.address}", soft_wrap=True)
+    tell(what)
+    tell(f"Load it with: minari-distill pull {pushed.address}")
 
 
 def _own_name(synset: str) -> str:
@@ -64,8 +65,11 @@ def _own_name(synset: str) -> str:
 
         where = HubAddress.parse(synset)
         return where.name or where.repo_id.split("/")[1]
-    path = Path(synset)
-    return path.absolute().parent.name if path.name == "data" and path.is_dir() else path.name
+    path = Path(synset).expanduser()
+    if path.is_dir():
+        path = path.resolve()  # "." has no name
+        return path.parent.name if path.name == "data" else path.name
+    return path.name
 
 
 def pull(
@@ -101,5 +105,5 @@ def pull(
     if as_json:
         print_json({"id": target, "path": str(path), **synset.summary()})
         return
-    console.print(f"Saved [bold]{target}[/bold] ({len(synset)} pairs) in {path}", soft_wrap=True)
-    console.print(f"Next: minari-distill evaluate {target}")
+    tell(f"Saved {target} ({len(synset)} pairs) in {path}")
+    tell(f"Next: minari-distill evaluate {quote(target)}")

@@ -25,7 +25,7 @@ from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.synset import Synset
 
-_UNNAMED = {
+_UNNAMED: dict[str, Any] = {
     "clone_steps": 0,
     "student_widening": 1,
     "student_length": 1.0,
@@ -72,7 +72,10 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
             raise SynsetError(
                 f"The gallery holds no '{source}'.{did_you_mean(source, known)} It holds: {', '.join(known)}."
             )
-        observations, actions, record = layout.read_single(path)
+        try:
+            observations, actions, record = layout.read_single(path)
+        except (OSError, KeyError, ValueError, TypeError) as error:  # pyarrow's are of these kinds
+            raise SynsetError(f"'{path}' cannot be read: {error}. Install the package anew.") from error
         return _from_record(record, lambda *codecs: (observations, actions), path)
     data = _find(source)
     record = layout.read_metadata(data)["synset"]
@@ -113,11 +116,11 @@ def _from_record(
             actions=actions,
             observation_codec=observation_codec,
             action_codec=action_codec,
-            source=Source.from_json(record["source"]),
+            source=Source.from_json(_known(Source, record["source"], where)),
             observation_mean=np.array(record["normalisation"]["mean"], np.float32),
             observation_std=np.array(record["normalisation"]["std"], np.float32),
-            recipe=StudentRecipe(**record["recipe"]),
-            config=DistillConfig(**_UNNAMED | record["config"]) if record["config"] else None,
+            recipe=StudentRecipe(**_known(StudentRecipe, record["recipe"], where)),
+            config=_config(_known(DistillConfig, record["config"], where)) if record["config"] else None,
             metadata=dict(record["metadata"]),
             input_metric=layout.matrix_from_json(record.get("input_metric")),  # older synsets have none
         )
@@ -126,6 +129,24 @@ def _from_record(
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise SynsetError(f"The synset in '{where}' is damaged: {what} Save or pull it anew.") from error
+
+
+def _config(given: dict[str, Any]) -> DistillConfig:
+    return DistillConfig(**_UNNAMED | given)
+
+
+def _known(kind: type, given: dict[str, Any], where: Path) -> dict[str, Any]:
+    """The same fields.
+
+    Raises:
+        SynsetError: `kind` has not all of them.
+    """
+    if strange := sorted(set(given) - {field.name for field in dataclasses.fields(kind)}):
+        raise SynsetError(
+            f"The synset in '{where}' was written by a newer minari_distill: its {', '.join(strange)} is unknown here. Try: pip "
+            "install --upgrade minari-distill"
+        )
+    return given
 
 
 def _find(source: Any) -> Path:

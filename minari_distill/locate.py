@@ -73,7 +73,7 @@ def locate(source: str | Path | minari.MinariDataset, on_message: Say | None = N
 
 def find_folder(source: str | os.PathLike[str], on_message: Say | None = None) -> Path:
     """The folder that holds a dataset's `metadata.json`, downloaded if need be."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if isinstance(source, str):
         if source == "embedded":
             return embedded_dataset() / "data"
@@ -129,7 +129,7 @@ def local_ids() -> list[str]:
     root = get_dataset_path()
     found = {EMBEDDED_ID}
     for folder, subfolders, _ in os.walk(root):
-        if "data" in subfolders:
+        if (Path(folder) / "data" / "metadata.json").is_file():  # and no namespace that is named data
             found.add(Path(folder).relative_to(root).as_posix())
             subfolders.clear()
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from minari_distill.errors import ConfigError, missing_package
 from minari_distill.networks import forward
 from minari_distill.spaces import SpaceCodec
+from minari_distill.units import Units
 
 if TYPE_CHECKING:
     from minari_distill.students import Policy
@@ -38,6 +39,10 @@ class PolicyModule(nn.Module):
     """
 
     theta: Tensor
+    obs_mean: Tensor
+    obs_std: Tensor
+    act_low: Tensor
+    act_high: Tensor
     low: Tensor
     high: Tensor
 
@@ -50,8 +55,15 @@ class PolicyModule(nn.Module):
                 "policy as .safetensors and read it with md.load_policy."
             )
         self.observation_shape = observation_shape(policy.observation_codec)
-        self.arch, self.units = policy.arch, policy.units.to("cpu")
+        self.arch = policy.arch
         self.register_buffer("theta", policy.theta.cpu())
+        for name in (
+            "obs_mean",
+            "obs_std",
+            "act_low",
+            "act_high",
+        ):  # buffers move with the module, constants do not
+            self.register_buffer(name, getattr(policy.units, name).cpu())
         self.discrete = isinstance(space, spaces.Discrete)
         self.first = int(space.start) if isinstance(space, spaces.Discrete) else 0
         self.action_shape = space.shape or ()
@@ -63,8 +75,9 @@ class PolicyModule(nn.Module):
         """Greedy actions (n, *action shape) for observations (n, *observation shape), float32."""
         observation = observation.to(self.theta.dtype)  # Gymnasium's are often float64
         # a single number has no axis of its own
-        x = self.units.normalise(observation.unsqueeze(-1).flatten(1))
-        action = self.units.unscale(forward(self.theta, x, self.arch)).mean(0)
+        units = Units(self.obs_mean, self.obs_std, self.act_low, self.act_high, self.discrete)
+        x = units.normalise(observation.unsqueeze(-1).flatten(1))
+        action = units.unscale(forward(self.theta, x, self.arch)).mean(0)
         if self.discrete:
             return action.argmax(1) + self.first
         action = torch.minimum(torch.maximum(action, self.low), self.high)

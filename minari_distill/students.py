@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -206,7 +207,7 @@ class Policy:
             ConfigError: Another suffix, an action space that no single tensor holds, a library that is missing.
         """
         forms = {".safetensors": Policy._to_safetensors, ".pt": to_torchscript, ".onnx": to_onnx}
-        path = Path(path)
+        path = Path(os.path.expanduser(path))
         if path.suffix not in forms:
             raise ConfigError(f"Policies are saved as {', '.join(forms)}, not as {path.suffix!r}: '{path}'.")
         write_atomically(path, forms[path.suffix](self))
@@ -237,7 +238,8 @@ class Policy:
         Raises:
             ConfigError: the file is no policy.
         """
-        runtime = {".pt": "torch.jit.load", ".onnx": "onnxruntime.InferenceSession"}.get(Path(path).suffix)
+        path = Path(os.path.expanduser(path))
+        runtime = {".pt": "torch.jit.load", ".onnx": "onnxruntime.InferenceSession"}.get(path.suffix)
         if runtime:
             raise ConfigError(f"'{path}' is for {runtime}; this reads the .safetensors of policy.save().")
         try:

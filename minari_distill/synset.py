@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from minari_distill.errors import SynsetError
 from minari_distill.files import building_folder
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
-from minari_distill.targets import refuse_folder, register_namespace, resolve_target
+from minari_distill.targets import notes_in, refuse_folder, register_namespace, resolve_target
 from minari_distill.units import Units
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Synset:
         Args:
             target: A Minari id ("me/hopper-medium-distilled-v0"), saved where Minari keeps its datasets, or a
                 folder (a `Path`, or text that is no id).
-            overwrite: Replace a synset that is already there.
+            overwrite: Replace a synset that is already there; notes and pictures beside it stay.
 
         Returns:
             The folder, which `minari.MinariDataset(folder / "data")` reads and `hf upload` can push.
@@ -181,6 +182,10 @@ class Synset:
             with building_folder(folder) as temporary:
                 refuse_folder(folder, target, overwrite)
                 self.write(temporary, dataset_id)
+                for note in notes_in(folder):
+                    kept = temporary / note.relative_to(folder)
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(note, kept)
             register_namespace(dataset_id)
         except BlockingIOError as error:
             raise SynsetError(

@@ -45,12 +45,10 @@ def refuse_folder(folder: Path, target: str | Path, overwrite: bool) -> None:
             f"'{target}' exists already, in {folder}. Choose another name, or replace it with overwrite=True "
             "(--overwrite)."
         )
-    try:
-        layout.read_metadata(folder / "data")
-    except SynsetError as error:
+    if not any(_speaks_of_a_synset(folder / file) for file in (layout.METADATA, layout.RECORD)):
         raise SynsetError(
             f"'{target}' exists in {folder} and is no synset: it is not overwritten. Choose another name."
-        ) from error
+        )
     ours = {folder / file for file in layout.FILES}
     others = (path for path in sorted(folder.rglob("*")) if path.is_file() and path not in ours)
     for path in others:
@@ -59,6 +57,21 @@ def refuse_folder(folder: Path, target: str | Path, overwrite: bool) -> None:
                 f"'{target}' is not overwritten: '{path.relative_to(folder)}' lies in its folder {folder} and would be lost. "
                 "Move it elsewhere, or choose another name."
             )
+
+
+def _speaks_of_a_synset(path: Path) -> bool:
+    """Whether a file names our format: also one that is damaged, or of another version, which is what saving anew mends."""
+    return path.is_file() and f'"{layout.FORMAT}"' in path.read_text(errors="replace")
+
+
+def notes_in(folder: Path) -> list[Path]:
+    """Files in a synset's folder that somebody has put beside ours, and that may lie there; of hidden ones, none."""
+    ours = {folder / file for file in layout.FILES}
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path not in ours and path.suffix in NOTES
+    ]
 
 
 def resolve_target(target: str | Path) -> tuple[Path, str]:
@@ -73,7 +86,7 @@ def resolve_target(target: str | Path) -> tuple[Path, str]:
         _refuse_inside(folder, target)
         return folder, target
     text = os.fspath(target)
-    folder = Path(text).expanduser().absolute()
+    folder = Path(os.path.expanduser(text)).absolute()
     if isinstance(target, str) and not (text.startswith((".", "~")) or os.path.isabs(text)):
         raise SynsetError(
             f"{target!r} is no Minari id. Write (namespace/)name-v0 in letters, digits, '-' and '_', namespaces of "

@@ -30,6 +30,11 @@ log = logging.getLogger("minari_distill")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
+def tell(text: str, style: str | None = None) -> None:
+    """A line for people, as it is: paths may hold brackets, and a command is to be copied whole."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def one_line_errors(as_json: bool) -> Iterator[None]:
     """An error that a user can repair is one red line (or {"error": …}) and exit code 1."""
@@ -39,14 +44,15 @@ def one_line_errors(as_json: bool) -> Iterator[None]:
         log.debug("The error in full:", exc_info=True)
         text = str(error)
         if isinstance(error, OSError):  # of a file or a folder that was named, or of the store
-            text = f"{error.filename or 'A file'}: {error.strerror or error}. Give another place, or see: minari-distill doctor"
+            named = error.filename2 or error.filename or "A file"  # of two, the second is what was asked for
+            text = f"{named}: {error.strerror or error}. Give another place, or see: minari-distill doctor"
         if as_json and not int(os.environ.get("RANK", "0")):  # of several processes, the first speaks JSON
             print_json({"error": text, "kind": type(error).__name__})
         else:
-            console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+            tell(text, "red")
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
-        console.print("Interrupted.", style="red")
+        tell("Interrupted.", "red")
         raise typer.Exit(130) from None
 
 
@@ -123,7 +129,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         asked = True
         # Not in the handler itself: it may have interrupted this thread in the midst of a print, with the console's
         # lock held, while the bars' thread holds theirs and waits for it.
-        Thread(target=console.print, args=(_ENDING,), kwargs={"style": "yellow"}).start()
+        Thread(target=tell, args=(_ENDING, "yellow")).start()
 
     before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -147,7 +153,7 @@ def reporter(*, quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
         def report(progress: Progress) -> None:
             if progress.stage == "message":
-                console.print(progress.text, markup=False, highlight=False, soft_wrap=True)
+                tell(progress.text)
                 return
             if progress.stage not in tasks:
                 tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total, note="")

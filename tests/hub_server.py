@@ -276,6 +276,10 @@ class _Handler(BaseHTTPRequestHandler):
         if write and user is None:
             raise _Answer(401, {"error": "Invalid username or password."})
         if repo is None or (repo.private and user is None):
+            if user is None:  # as the Hub does, which tells a stranger nothing of what there is
+                # By the code, since huggingface_hub knows such an answer by its address only where that begins with https.
+                message = "Invalid username or password."
+                raise _Answer(401, {"error": message}, X_Error_Code="RepoNotFound", X_Error_Message=message)
             raise _missing("RepoNotFound")
         if write and user != repo_id.split("/")[0]:
             raise _Answer(403, {"error": "You do not have write access"}, X_Error_Message="Forbidden")

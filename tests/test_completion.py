@@ -37,6 +37,13 @@ def test_bash_completes_commands_and_ids(store):
     assert complete("minari-distill show ") == ["me/pairs-v0"]
 
 
+def test_a_namespace_named_data_hides_nothing(store):
+    """`data/…` is a namespace like any other."""
+    make_synset().save("data/pairs-v0")
+    assert set(completion.synsets("")) == {"data/pairs-v0", "me/pairs-v0"}
+    assert set(completion.datasets("")) >= {"demo/hopper-medium-replay-v0", "test/pendulum-v0"}
+
+
 def test_each_word_completes_to_what_fits_there(store):
     """Synsets where synsets are read, datasets where datasets are, names of settings with their `=`."""
     assert list(completion.synsets("")) == ["me/pairs-v0"] and list(completion.synsets("x")) == []

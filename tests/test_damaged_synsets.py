@@ -70,7 +70,10 @@ DAMAGES = {
     ),
     "fewer declared": (edit_record(n_syn=5), "it holds 6 episodes, its metadata says n_syn=5"),
     "no source": (edit_record(source=None), "is damaged"),
-    "unknown setting": (edit_record(config={"magic": 1}), "is damaged.*magic"),
+    "unknown setting": (
+        edit_record(config={"magic": 1}),
+        "written by a newer minari_distill: its magic is unknown.*pip install --upgrade",
+    ),
     "bad setting": (edit_record(config={"n_syn": 0}), "n_syn=0 must be at least 1"),
     "no statistics": (edit_record(normalisation={}), "'mean' is missing"),
     "short statistics": (

@@ -184,10 +184,25 @@ def test_a_folder_that_is_no_export_is_never_replaced(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.abcd.partial", "file", "out", "precious"]
 
 
+def test_a_folder_of_somebody_else_s_pairs_is_never_replaced(tmp_path):
+    """Saved by datasets, as ours are; and a file that somebody put into one of ours."""
+    import datasets
+
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    datasets.Dataset.from_dict({"a": [1]}).save_to_disk(str(theirs))
+    with pytest.raises(ExportError, match="is no export of a synset"):
+        formats.export(make_synset(), "datasets", theirs, overwrite=True)
+    formats.export(make_synset(), "datasets", ours)
+    (ours / "thesis.txt").write_text("mine")
+    with pytest.raises(ExportError, match="'thesis.txt' lies in it and would be lost"):
+        formats.export(make_synset(seed=1), "datasets", ours, overwrite=True)
+    assert (ours / "thesis.txt").read_text() == "mine"
+
+
 def test_actions_that_do_not_start_at_0():
     """Codebases that count from 0 would learn actions that their networks do not have."""
     synset = make_synset(action_space=spaces.Discrete(3, start=2))
-    for codebase in ("d3rlpy", "tianshou"):
+    for codebase in ("d3rlpy", "tianshou", "imitation", "stable_baselines3", "rllib", "torchrl"):
         with pytest.raises(ExportError, match="counts actions from 0, and these start at 2"):
             pairs_for(codebase, synset)
 
@@ -311,6 +326,19 @@ def test_rllib_rows(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------- command line
+
+
+def test_rllib_scales_actions_back_by_the_range_that_they_were_written_in(tmp_path):
+    """RLlib scales by the bounds of its action space: where the source's has none, the space is that of the file."""
+    rllib = pytest.importorskip("minari_distill.exporters.rllib")
+    for high, unbounded in ((2.0, False), (np.inf, True), (1e9, True)):
+        synset = make_synset(action_space=spaces.Box(-high, high, (1,), np.float32), soft=True)
+        space = rllib._action_space(synset)
+        rows = pq.read_table(rllib.save(synset, tmp_path / f"{high}.parquet"))["actions"]
+        squashed = np.array(rows.to_pylist())
+        back = space.low + (squashed + 1) / 2 * (space.high - space.low)
+        np.testing.assert_allclose(back, synset.actions, rtol=1e-5, atol=1e-5)
+        assert (space == synset.action_codec.kept_space) is not unbounded
 
 
 def test_export_on_the_command_line(tmp_path, monkeypatch):

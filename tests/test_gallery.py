@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minari_distill as md
+from minari_distill import loading
 from minari_distill.errors import SynsetError
 from minari_distill.loading import load_synset
 
@@ -67,6 +68,16 @@ def test_an_unknown_name_is_answered_with_the_nearest():
     """And with what there is."""
     with pytest.raises(SynsetError, match=r"Did you mean 'gallery/hopper-medium-replay-v0'"):
         md.load_synset("gallery/hopper-medium-repaly-v0")
+
+
+def test_a_damaged_file_is_one_sentence(tmp_path, monkeypatch):
+    """Cut off on its way to the disk."""
+    name = "hopper-medium-replay-infinite-v0"
+    whole = (loading.GALLERY_FOLDER / f"{name}.parquet").read_bytes()
+    (tmp_path / f"{name}.parquet").write_bytes(whole[:2000])
+    monkeypatch.setattr(loading, "GALLERY_FOLDER", tmp_path)
+    with pytest.raises(SynsetError, match="cannot be read.*Install the package anew"):
+        md.load_synset(f"gallery/{name}")
 
 
 def test_a_gallery_synset_saves_as_any_other(tmp_path):

@@ -123,6 +123,23 @@ def test_a_saved_student_is_a_teacher(tmp_path, name):
     teaches_as(load_teacher(policy.save(tmp_path / "policy.pt")), policy)
 
 
+def test_a_torchscript_policy_moves_with_its_numbers(tmp_path):
+    """Everything that it calculates with is a buffer: nothing stays behind on the CPU."""
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        loaded = torch.jit.load(make_policy("box").save(tmp_path / "policy.pt")).to("meta")
+    assert loaded(torch.zeros(4, 3, device="meta")).device.type == "meta"
+
+
+def test_home_is_home(tmp_path, monkeypatch):
+    """`~` in the path of a policy is the home directory, for saving and loading."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    policy = make_policy("box")
+    assert policy.save("~/policy.safetensors") == tmp_path / "policy.safetensors"
+    assert torch.equal(md.load_policy("~/policy.safetensors").theta, policy.theta)
+    assert not (tmp_path / "~").exists()
+
+
 def test_what_cannot_be_saved_says_so(tmp_path):
     """Suffixes, action spaces without a tensor, files for other runtimes."""
     policy = make_policy("box")

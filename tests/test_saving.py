@@ -11,8 +11,10 @@ from pathlib import Path
 
 import minari
 import pytest
+from typer.testing import CliRunner
 
 from minari_distill import files, layout, one_step_episodes
+from minari_distill.cli import app
 from minari_distill.errors import SynsetError
 from minari_distill.loading import load_synset
 from minari_distill.synset import Synset
@@ -294,11 +296,15 @@ def test_a_file_that_was_to_become_a_folder_comes_back(tmp_path: Path):
 
 
 def test_overwriting_takes_nothing_else_along(tmp_path: Path):
-    """A policy in the folder is named and kept; notes and hidden files do not stand in the way."""
+    """A policy in the folder is named and kept; notes stay beside the new synset, and hidden files do not stand in the way."""
     folder = make_synset().save(tmp_path / "run")
     (folder / "README.md").write_text("notes")
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "a.png").write_bytes(b"picture")
     (folder / ".DS_Store").write_text("")
     make_synset(seed=1).save(folder, overwrite=True)
+    assert (folder / "README.md").read_text() == "notes"
+    assert (folder / "pictures" / "a.png").read_bytes() == b"picture"
     (folder / "policies").mkdir()
     (folder / "policies" / "one.safetensors").write_text("mine")
     with pytest.raises(
@@ -307,6 +313,29 @@ def test_overwriting_takes_nothing_else_along(tmp_path: Path):
         make_synset(seed=2).save(folder, overwrite=True)
     assert (folder / "policies" / "one.safetensors").read_text() == "mine"
     assert_same(load_synset(folder), make_synset(seed=1))
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"synset": {"format": "minari_distill.synset", "format_version": 99}}']
+)
+def test_a_damaged_synset_and_one_of_another_version_can_be_saved_anew(text: str):
+    """As their messages advise: `save(overwrite=True)` replaces them."""
+    synset = make_synset()
+    (synset.save(ID) / "data" / "metadata.json").write_text(text)
+    with pytest.raises(SynsetError):
+        load_synset(ID)
+    synset.save(ID, overwrite=True)
+    assert_same(load_synset(ID), synset)
+
+
+def test_brackets_and_blanks_in_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Printed as they are, and quoted where they are to be copied."""
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(
+        app, ["expand", "gallery/hopper-medium-replay-infinite-v0", "-o", "./[/b] c", "--pairs", "20"]
+    )
+    assert told.exit_code == 0, told.output
+    assert "Saved ./[/b] c (20 pairs)" in told.output and "evaluate './[/b] c'" in told.output
 
 
 def test_no_synset_inside_another():

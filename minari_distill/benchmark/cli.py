@@ -10,12 +10,12 @@ import typer
 from minari_distill.errors import ConfigError
 from minari_distill.terminal import (
     JsonFlag,
-    console,
     one_line_errors,
     parse_settings,
     print_json,
     reporter,
     stop_on_interrupt,
+    tell,
 )
 
 Names = list[str] | None
@@ -124,13 +124,13 @@ def benchmark(
         if as_json:
             print_json({**vars(outcome), "rows": len(rows), "files": [str(path) for path in files]})
         else:
-            console.print(
+            tell(
                 f"{outcome.done} cells done, {outcome.skipped} were done before, {len(outcome.failed)} failed"
                 + (f", {outcome.left} to go on with by the same command" if outcome.left else "")
                 + f"; {len(rows)} rows.",
-                style="red" if outcome.failed else None,
+                "red" if outcome.failed else None,
             )
             for path in files:
-                console.print(f"Written: {path}", highlight=False, soft_wrap=True)
+                tell(f"Written: {path}")
     if outcome.failed:
         raise typer.Exit(1)

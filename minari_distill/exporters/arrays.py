@@ -87,9 +87,6 @@ def to_d4rl_dict(synset: Synset, *, metadata: bool = True) -> dict[str, np.ndarr
     return rows | {f"metadata/{name}": array for name, array in arrays.items()}
 
 
-_COUNT_FROM_0 = ("d3rlpy", "tianshou")
-
-
 def pairs_for(codebase: str, synset: Synset) -> tuple[np.ndarray, np.ndarray]:
     """Observations (n_syn, obs_dim) float32 and actions of `synset` in the form that RL codebases share.
 
@@ -97,10 +94,10 @@ def pairs_for(codebase: str, synset: Synset) -> tuple[np.ndarray, np.ndarray]:
         Observation vectors, and actions: (n_syn, act_dim) float32 of a flat Box, (n_syn,) int64 of a Discrete space.
 
     Raises:
-        ExportError: The action space is neither, or its numbers do not start at 0 where the codebase's do.
+        ExportError: The action space is neither, or its numbers do not start at 0, as those of all these codebases do.
     """
     space = synset.action_codec.kept_space
-    if isinstance(space, spaces.Discrete) and space.start and codebase in _COUNT_FROM_0:
+    if isinstance(space, spaces.Discrete) and space.start:
         raise ExportError(
             f"{codebase} counts actions from 0, and these start at {space.start}: {space}. Take synset.to_arrays(), subtract "
             f"{space.start}, and add it again before env.step."

@@ -129,16 +129,29 @@ def write_file(path: str | Path, content: bytes, overwrite: bool) -> Path:
 def write_folder(path: str | Path, fill: Callable[[Path], None], overwrite: bool) -> Path:
     """Let `fill` write a folder, which appears whole; or raise `ExportError`."""
     path = _vacant(path, overwrite).absolute()
-    if path.is_dir() and any(path.iterdir()) and not any((path / sign).is_file() for sign in _SIGNS):
+    if path.is_dir() and any(path.iterdir()) and not any(_is_ours(path / sign) for sign in _SIGNS):
         raise ExportError(
             f"'{path}' exists and is no export of a synset: it is not overwritten. Choose another path."
         )
     try:
         with building_folder(path) as temporary:
             fill(temporary)
+            if path.is_dir() and (others := _files(path) - _files(temporary)):
+                raise ExportError(
+                    f"'{path}' is not overwritten: '{min(others)}' lies in it and would be lost. Move it elsewhere, or choose "
+                    "another path."
+                )
     except OSError as error:
         raise _unwritten(path, error) from error
     return path
+
+
+def _is_ours(sign: Path) -> bool:
+    return sign.is_file() and "minari_distill" in sign.read_text(errors="replace")  # as `notes` says
+
+
+def _files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
 def _vacant(path: str | Path, overwrite: bool) -> Path:

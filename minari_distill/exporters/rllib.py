@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from gymnasium import spaces
 
 from minari_distill.exporters.arrays import notes_text, observation_box, pairs_for
 from minari_distill.exporters.files import NOTES, write_file
@@ -89,7 +90,7 @@ def bc_config(synset: Synset, path: str | Path, **model: Any) -> BCConfig:
     spec = RLModuleSpec(module_class=NormalizingBCModule, model_config=settings)
     return (
         BCConfig()
-        .environment(observation_space=observation_box(synset), action_space=synset.action_codec.kept_space)
+        .environment(observation_space=observation_box(synset), action_space=_action_space(synset))
         .offline_data(
             input_=[str(Path(path).absolute())],  # Ray's workers have a working directory of their own
             ignore_final_observation=True,
@@ -99,6 +100,14 @@ def bc_config(synset: Synset, path: str | Path, **model: Any) -> BCConfig:
         .rl_module(rl_module_spec=spec)
         .training(train_batch_size_per_learner=len(synset))
     )
+
+
+def _action_space(synset: Synset) -> spaces.Space:
+    """The source's, but for a Box without (near) bounds: there the finite one that `save` scaled by, or RLlib would not scale back."""
+    space, units = synset.action_codec.kept_space, synset.units()
+    if not isinstance(space, spaces.Box):
+        return space
+    return spaces.Box(units.act_low.numpy(), units.act_high.numpy(), dtype=np.float32)
 
 
 def trained_module(algorithm: Algorithm) -> RLModule:

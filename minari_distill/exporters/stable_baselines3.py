@@ -105,6 +105,12 @@ def pretrain(
         raise ExportError(
             "std is of Gaussian policies (PPO and SAC with continuous actions). For TD3 set model.action_noise."
         )
+    if steps < 1:
+        raise ExportError(f"steps={steps} must be at least 1.")
+    if std is not None and model.use_sde:
+        raise ExportError(
+            "std is of noise that does not depend on the state: make the model without use_sde=True, or leave std out."
+        )
     _normalise_environment(model, synset)
     obs, act = pairs_for("stable_baselines3", synset)
     _check_actions(model, synset)

@@ -132,15 +132,16 @@ def _of_status(error: Any, repo_id: str, doing: str) -> Fault:
         return Fault(
             f"{cannot}: it has no such revision. Its branches, tags and commits: {page}/commits/main"
         )
+    # Before 401, which is also what the Hub answers to who is not logged in and asks for what is not there.
+    if status == 404 or isinstance(error, RepositoryNotFoundError):
+        return Fault(f"{cannot}: the Hub has no such dataset repository, or hides it from this login. Check the "
+                     f"spelling at {page}; if it is private, {LOGIN}")  # fmt: skip
     if status == 401:
         return Fault(f"{cannot}: the Hub does not accept the login. Make a token at "
                      f"{constants.ENDPOINT}/settings/tokens and {LOGIN}  (or set HF_TOKEN)")  # fmt: skip
     if status == 403:
         return Fault(f"{cannot}: the login does not allow it ({words}). Make a token with write access to it at "
                      f"{constants.ENDPOINT}/settings/tokens and {LOGIN}")  # fmt: skip
-    if status == 404 or isinstance(error, RepositoryNotFoundError):
-        return Fault(f"{cannot}: the Hub has no such dataset repository, or hides it from this login. Check the "
-                     f"spelling at {page}; if it is private, {LOGIN}")  # fmt: skip
     if status == 429:
         wait = _retry_after(error.response.headers)
         pause = f"Wait {wait:.0f} s and try again" if wait else "Try again in some minutes"

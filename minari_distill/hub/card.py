@@ -13,12 +13,14 @@ push writes what its synset needs to be found and loaded, and leaves every other
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
+from gymnasium import spaces
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from minari_distill.errors import HubError
@@ -112,9 +114,15 @@ def write_card(
             f"The front matter of README.md in '{repo_id}' is no YAML mapping ({where}). Mend it on the Hub, between "
             "the two lines of '---', and push again."
         ) from error
+    before = parsed.data.to_dict() if parsed else {}
+    for key in ("configs", "license", "size_categories", "tags", "task_categories"):
+        if not isinstance(before.get(key), list | str | None):
+            raise HubError(
+                f"The front matter of README.md in '{repo_id}' has {key}: {before[key]!r}, where the Hub has a list. Mend it on the "
+                "Hub, between the two lines of '---', and push again."
+            )
     text = parsed.text if parsed else "\n" + ABOUT.format(title=_title(repo_id))
     first = not any(match["name"] == USAGE for match in _BLOCK.finditer(text))
-    before = parsed.data.to_dict() if parsed else {}
     front = _front_matter(before, synset, repo_id, name, {*present, name}, first=first)
     text = _put_block(text, USAGE, usage(synset, repo_id, name) + "\n" + LIMITS)
     text = _put_block(text, name, describe(synset, repo_id, name, figures))
@@ -244,7 +252,7 @@ dataset = minari.load_dataset("{repo}/{name}", download=True)
 ```python
 from datasets import load_dataset
 pairs = load_dataset("{repo_id}", "{name}", split="train").with_format("numpy")
-first_actions = pairs["{columns[-1]}"][:10]
+first_actions = pairs[{json.dumps(columns[-1])}][:10]
 ```
 
 PyTorch:
@@ -258,20 +266,21 @@ batches = DataLoader(pairs, batch_size=256, shuffle=True)
 
 
 def _d3rlpy(synset: Synset, repo_id: str, name: str) -> str:
-    """The lines for d3rlpy, which knows a vector or one category as an action."""
-    kinds = [part.kind for part in synset.action_codec.parts]
-    if kinds not in (["box"], ["discrete"]):
+    """The lines for d3rlpy, which knows a vector or one category, counted from 0, as an action."""
+    space = synset.action_codec.kept_space
+    if isinstance(space, spaces.Discrete):
+        clone = "" if space.start else "DiscreteBC"
+    else:
+        clone = "BC" if isinstance(space, spaces.Box) and len(space.shape) == 1 else ""
+    if not clone:
         return ""
-    actions, clone = (
-        ("pairs.actions", "BC") if kinds == ["box"] else ("pairs.actions.argmax(1)[:, None]", "DiscreteBC")
-    )
     return f"""
 [d3rlpy](https://d3rlpy.readthedocs.io):
 
 ```python
-import d3rlpy, numpy as np, minari_distill as md; pairs = md.load_synset("hf://{repo_id}/{name}")
-dataset = d3rlpy.dataset.MDPDataset(pairs.observations, {actions}, np.zeros(len(pairs)), np.ones(len(pairs)))
-bc = d3rlpy.algos.{clone}Config(observation_scaler=d3rlpy.preprocessing.StandardObservationScaler(pairs.observation_mean, pairs.observation_std, eps=0.0))
+import d3rlpy, minari_distill as md; from minari_distill.exporters.d3rlpy import mdp_dataset, scalers
+pairs = md.load_synset("hf://{repo_id}/{name}")
+dataset, bc = mdp_dataset(pairs), d3rlpy.algos.{clone}Config(**scalers(pairs))
 ```
 """
 

@@ -86,4 +86,10 @@ class Remote:
         if path not in self.files:
             return None
         local = hf_hub_download(self.repo_id, path, repo_type="dataset", revision=self.commit)
-        return Path(local).read_bytes().decode(errors="replace")
+        try:
+            return Path(local).read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise HubError(
+                f"{path} of '{self.repo_id}' is no text in UTF-8 ({error}), and would be damaged. Save it as UTF-8 on the Hub, and "
+                "try again."
+            ) from error

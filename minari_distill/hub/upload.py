@@ -90,9 +90,10 @@ def push(
 
 
 def default_name(synset: Synset) -> str:
-    """The name made of the sources' ids: "hopper-medium-distilled-v0" of mujoco/hopper/medium-v0."""
+    """The name made of the sources' ids: "hopper-medium-distilled-v0" of mujoco/hopper/medium-v0; "-expanded" of what `expand` made."""
     stems = ["-".join(re.sub(r"-v\d+$", "", i).split("/")[-2:]) for i in synset.source.dataset_ids]
-    return as_name("-and-".join(dict.fromkeys(stems)) + "-distilled")
+    kind = "expanded" if "expansion" in synset.metadata else "distilled"
+    return as_name("-and-".join(dict.fromkeys(stems)) + f"-{kind}")
 
 
 # --------------------------------------------------------------------------------------------- the draft
@@ -155,7 +156,7 @@ class _Draft:
 
 def _draw(folder: Path, synset: Synset, name: str) -> list[str]:
     """The card's figures, as far as this synset and this machine allow."""
-    (folder / "card" / name).mkdir(parents=True)
+    (folder / "card" / name).mkdir(parents=True, exist_ok=True)
     states, curve = f"card/{name}/states.png", f"card/{name}/learning-curve.png"
     figures = [states] if plots.render_strip(synset, folder / states) else []
     history = history_of(synset)

@@ -34,12 +34,16 @@ def render_strip(synset: Any, path: Path, n: int = 6, *, follow: bool = False) -
     from minari_distill.env_specs import read_env_spec  # above, it would be the script's too
 
     text = synset.source.eval_env_spec or synset.source.env_spec
-    if not text or "mujoco" not in str(json.loads(text).get("entry_point")):
+    try:
+        if not text or "mujoco" not in str(json.loads(text).get("entry_point")):
+            return False
+        spec = read_env_spec(text).to_json()
+    except Exception:  # a spec is somebody else's, and reading one imports the environment's module
         return False
     chosen = np.linspace(0, len(synset) - 1, min(n, len(synset))).round().astype(int)
     work = json.dumps(
         {
-            "spec": read_env_spec(text).to_json(),
+            "spec": spec,
             "observations": synset.observations[chosen].tolist(),
             "actions": synset.actions[chosen].tolist() if follow else None,
             "path": str(path),

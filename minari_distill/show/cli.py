@@ -16,7 +16,7 @@ import minari_distill as md
 from minari_distill import completion
 from minari_distill.recorded import history_of
 from minari_distill.show.facts import facts, score_lines, score_unit
-from minari_distill.terminal import JsonFlag, console, one_line_errors, print_json
+from minari_distill.terminal import JsonFlag, one_line_errors, print_json, tell
 
 SCORE_HEAD = ("policy", "mean ± 95 % interval", "policies × episodes")
 BARS = "▁▂▃▄▅▆▇█"
@@ -63,9 +63,9 @@ def show(
             table.add_row(*map(escape, line))
         out.print(table)
     for note in notes:
-        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        tell(note, "yellow")
     for path in files:
-        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
+        tell(f"Written: {path}")
 
 
 def _draw(loaded: md.Synset, name: str, plot: Path | None, html: Path | None) -> tuple[list[Path], list[str]]:

@@ -46,7 +46,7 @@ def test_addresses():
         assert str(HubAddress.parse(text)) == text
 
 
-def test_what_is_not_there(hub: HubServer):
+def test_what_is_not_there(hub: HubServer, monkeypatch: pytest.MonkeyPatch):
     """Another name, revision or repository: said, with the nearest that there is."""
     pendulum().push_to_hub(REPO, name=NAME, revision_tag="v1.0")
     hub.put(REPO, {"big-v0/data/metadata.json": b"{}"})
@@ -62,6 +62,11 @@ def test_what_is_not_there(hub: HubServer):
     }.items():
         with pytest.raises(MinariDistillError, match=message):
             load_synset(address)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(
+        MinariDistillError, match="no such dataset repository.*Check the spelling.*if it is private, log in"
+    ):
+        load_synset(f"hf://me/synset/{NAME}")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import warnings
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import yaml
@@ -212,6 +213,48 @@ def test_broken_lists_are_not_overwritten(hub: HubServer, path: str, content: by
     with pytest.raises(HubError, match=message):
         pendulum().push_to_hub(REPO, name=NAME)
     assert hub.files(REPO) == {path: content}
+
+
+@pytest.mark.parametrize("front", ["tags: 5", "configs: 5", "size_categories: 3", "license: {a: 1}"])
+def test_odd_front_matter_is_named(hub: HubServer, front: str):
+    """YAML that is no list where the Hub has one: named, and not touched."""
+    card = f"---\n{front}\n---\nmine\n".encode()
+    hub.put(REPO, {"README.md": card})
+    with pytest.raises(HubError, match=f"has {front.split(':')[0]}: .*Mend it on the Hub"):
+        pendulum().push_to_hub(REPO, name=NAME)
+    assert hub.files(REPO)["README.md"] == card
+
+
+def test_a_card_of_another_encoding(hub: HubServer):
+    """A byte order mark hides nothing; Latin-1 is refused, and not made question marks of."""
+    hub.put(REPO, {"README.md": "---\nlicense: mit\ntags: [mine]\n---\nmañana\n".encode("utf-8-sig")})
+    pendulum().push_to_hub(REPO, name=NAME)
+    card = DatasetCard(hub.files(REPO)["README.md"].decode())
+    assert "mine" in card.data.tags and "mit" in card.data.to_dict()["license"] and "mañana" in card.text
+    hub.put(REPO, {"README.md": "café".encode("latin-1")})
+    with pytest.raises(HubError, match="README.md of .* is no text in UTF-8.*Save it as UTF-8"):
+        pendulum(seed=1).push_to_hub(REPO, name=NAME)
+    assert hub.files(REPO)["README.md"] == "café".encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        gymnasium.spec("Hopper-v5").to_json().replace("hopper_v5", "hopper_v3"),
+        gymnasium.spec("Hopper-v5").to_json().replace("gymnasium.envs.mujoco", "mo_gymnasium.envs.mujoco"),
+        "[]",
+        "not json",
+    ],
+)
+def test_an_environment_that_cannot_be_read_costs_its_picture_alone(
+    hub: HubServer, tmp_path: Path, spec: str
+):
+    """Recorded with a version that this Gymnasium lacks, or with a package that is not here: pushed all the same."""
+    synset = hopper(source=Source(("mujoco/hopper/medium-v0",), env_spec=spec))
+    assert not render_strip(synset, tmp_path / "strip.png")
+    synset.push_to_hub(REPO, name=NAME)
+    assert f"{NAME}/synset/synset.json" in hub.files(REPO)
+    assert not any(path.endswith("states.png") for path in hub.files(REPO))
 
 
 def test_the_same_curve_gives_the_same_bytes(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -55,6 +56,10 @@ def test_commands(hub: HubServer, minari_store: Path):
     assert run("push", pushed["address"], "me/second")["address"].startswith("hf://me/second/pendulum-v0@")
     folder = minari_store / "me/pendulum-v0/data"
     assert run("push", str(folder), "me/third")["address"].startswith("hf://me/third/pendulum-v0@")
+
+    for here in (".", ".."):
+        with contextlib.chdir(folder):
+            assert run("push", here, "me/fourth")["address"].startswith("hf://me/fourth/pendulum-v0@")
 
     text = CliRunner().invoke(app, ["push", "me/pendulum-v0", REPO])
     assert "holds it already: nothing was sent" in text.output

@@ -193,7 +193,10 @@ HOSTILE = {
         lambda files, tmp_path: files.pop("data/main_data.hdf5"),
         "no whole synset: it has no data/main_data",
     ),
-    "an unknown setting": (in_record(config={"magic": 1}), "is damaged.*magic"),
+    "an unknown setting": (
+        in_record(config={"magic": 1}),
+        "written by a newer minari_distill: its magic is unknown.*pip install --upgrade",
+    ),
     "metadata of another kind": (in_record(metadata="text"), "is damaged"),
 }
 

@@ -11,7 +11,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from minari_distill.config import StudentRecipe
 from minari_distill.errors import HubError
+from minari_distill.expand import expand
 from minari_distill.loading import load_synset
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, REPO, clients, forget, listing, pendulum
 from tests.hub_server import HubServer
@@ -34,6 +36,14 @@ def test_several_lie_side_by_side(hub: HubServer):
     hub.put(REPO, {path: None for path in hub.files(REPO) if path.startswith("a-distilled-v0/")})
     pendulum(seed=9).push_to_hub(REPO, name="b-distilled-v0")
     assert listing(hub) == (["b-distilled-v0", "c-distilled-v0"],) * 2 + ("b-distilled-v0",)
+
+
+def test_what_expand_made_does_not_replace_the_few(hub: HubServer):
+    """By default they have names of their own."""
+    few = pendulum(recipe=StudentRecipe(hidden_layers=1, infinite=True))
+    few.push_to_hub(REPO)
+    expand(few, 50).push_to_hub(REPO)
+    assert listing(hub)[0] == ["test-pendulum-distilled-v0", "test-pendulum-expanded-v0"]
 
 
 def test_a_second_push_changes_nothing(hub: HubServer):

@@ -1,6 +1,7 @@
 """Synsets in d3rlpy: nothing lost on the way in, its own BC trained, its policy as good as ours."""
 
 import logging
+import re
 
 import gymnasium
 import numpy as np
@@ -76,6 +77,31 @@ def test_its_bc_scores_as_ours(synset, agrees, tmp_path, monkeypatch):
         )
         policies.append(bc.predict)
     agrees("d3rlpy BC", policies)
+
+
+def test_the_lines_on_a_card_act_in_the_environments_units(tmp_path, monkeypatch):
+    """Actions reach ±2: cloned by the lines that every card carries, they do so afterwards."""
+    from minari_distill.hub.card import usage
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    synset = make_synset(64)
+    synset.save("me/pairs-v0")
+    (lines,) = re.findall(
+        r"```python\n(import d3rlpy.*?)```", usage(synset, "me/synsets", "pairs-v0"), re.DOTALL
+    )
+    names = {}
+    exec(lines.replace("hf://me/synsets/pairs-v0", "me/pairs-v0"), names)
+    bc = names["bc"].create()
+    quiet_logger = d3rlpy.logging.NoopAdapterFactory()
+    bc.fit(
+        names["dataset"],
+        n_steps=1500,
+        n_steps_per_epoch=1500,
+        show_progress=False,
+        logger_adapter=quiet_logger,
+    )
+    assert np.abs(synset.actions).max() > 1.9
+    assert np.square(bc.predict(synset.observations) - synset.actions).mean() < 0.5  # inside ±1: 0.9
 
 
 def test_discrete_actions(tmp_path, monkeypatch):

@@ -77,6 +77,18 @@ def test_mlp_policy_learns_the_pairs(synset):
     assert np.square(actions - synset.actions).mean() < 2 * losses[-1] < 0.3 * losses[0]
 
 
+def test_noise_of_the_state_is_not_set(synset):
+    """With gSDE there is no one standard deviation: refused before anything is trained. So are no steps."""
+    env = exporter.vec_normalize(hopper(), synset)
+    model = SAC("MlpPolicy", env, device="cpu", use_sde=True, buffer_size=10)
+    before = [p.clone() for p in model.actor.parameters()]
+    with pytest.raises(ExportError, match="without use_sde=True"):
+        exporter.pretrain(model, synset, steps=1, std=0.1)
+    with pytest.raises(ExportError, match="steps=0 must be at least 1"):
+        exporter.pretrain(model, synset, steps=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.actor.parameters(), strict=True))
+
+
 def test_the_tanh_policy_is_ppos_otherwise():
     """Pendulum's bounds are ±2: the mean is 2 tanh of the "MlpPolicy"'s, weight for weight, and small at first (gain 0.01).
 

@@ -75,3 +75,4 @@ def test_the_page_runs(synset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run_page("TorchRL", synset)
     assert names["loss"](names["buffer"].sample())["loss_bc"] < 0.1
+    assert names["episode"]["next", "reward"].sum() > 200  # an untrained actor falls below 50
