@@ -42,7 +42,7 @@ def _positive(name: str, value: float) -> None:
 
 
 def _betas(name: str, value: Any) -> None:
-    if not (len(value) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in value)):
+    if not (len(value) == 2 and all(isinstance(b, Real) and 0 <= float(b) < 1 for b in value)):
         raise ConfigError(
             f"{name}={value!r} must be two numbers from 0 to below 1, for example {name}=(0.9, 0.999)."
         )

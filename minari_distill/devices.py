@@ -32,9 +32,7 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(
             f"device={name!r} is not available here: PyTorch sees {gpus} GPUs, the first of them 'cuda:0'."
         )
-    beside = int(
-        os.environ.get("LOCAL_WORLD_SIZE", "1")
-    )  # torchrun's processes on this machine, each with a GPU of its own
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun's processes, on this machine
     if beside > gpus:
         raise ConfigError(
             f"{beside} processes were started on a machine with {gpus} GPUs. Give torchrun --nproc-per-node={gpus}, or --device cpu."

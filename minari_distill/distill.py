@@ -473,7 +473,9 @@ def _distil(outer: OuterLoop, run: Run, report: Report, should_stop: Callable[[]
     best = run.best
     if outer.step_count < config.outer_steps:  # stopped early: what was done since must not be lost
         run.keep(outer)
-        if outer.step_count > first:  # judged for the one who stopped it; the run goes on as if it were not
+        if (
+            outer.step_count > run.history[-1]["step"]
+        ):  # judged for who stopped it; the run goes on as if it were not
             best = best.or_better(outer, outer.held_out_loss())
     if not math.isfinite(best.loss):
         raise outer.diverged("No pairs have a finite held-out loss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from shlex import quote
@@ -65,7 +66,7 @@ def _own_name(synset: str) -> str:
 
         where = HubAddress.parse(synset)
         return where.name or where.repo_id.split("/")[1]
-    path = Path(synset).expanduser()
+    path = Path(os.path.expanduser(synset))
     if path.is_dir():
         path = path.resolve()  # "." has no name
         return path.parent.name if path.name == "data" else path.name

@@ -151,7 +151,8 @@ def _is_ours(sign: Path) -> bool:
 
 
 def _files(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    there = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return {p.relative_to(folder).as_posix() for p in there}
 
 
 def _vacant(path: str | Path, overwrite: bool) -> Path:
