@@ -292,8 +292,15 @@ def demo(
         teacher = result["scores"]["teacher"]["mean"]
         for name, row in result["scores"].items():
             score = md.Score(row["mean"], row["ci95_half_width"] or math.nan, row["n_policies"])
-            table.add_row(name.replace("_", " "), str(score), f"{row['mean'] / teacher:.0%}")
+            table.add_row(
+                name.replace("_", " "), str(score), f"{row['mean'] / teacher:.0%}" if teacher > 0 else "–"
+            )
         Console().print(table)
+        if result["stopped"]:
+            tell(
+                "Stopped early: these are the scores of unfinished synsets. Run the demo again for the whole.",
+                "yellow",
+            )
         tell(f"Report: {output / 'report.json'}   Learning curve: {output / 'learning-curve.png'}")
         tell(f"The synset is the Minari dataset {target}: minari show {quote(target)}")
         second = result["synset_at_infinite_width"]

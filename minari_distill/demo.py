@@ -14,11 +14,13 @@ from typing import Any
 from minari_distill import plots
 from minari_distill.config import GENERAL_RECIPE, NETWORK_SETTINGS
 from minari_distill.distill import distill
+from minari_distill.errors import ConfigError
 from minari_distill.evaluate import TeacherPolicy, evaluate
 from minari_distill.files import write_atomically
 from minari_distill.progress import Progress, Report, silent
 from minari_distill.students import behavior_clone
 from minari_distill.synset import Synset
+from minari_distill.targets import refuse_folder, resolve_target
 from minari_distill.teachers import load_teacher
 from minari_distill.transitions import EMBEDDED_ID
 
@@ -41,8 +43,16 @@ def run_demo(
         What `report.json` holds: scores by name, seconds by stage, the settings.
     """
     began = time.perf_counter()
+    target = target.rstrip("/")
+    for name in (target, at_infinite_width(target)):
+        refuse_folder(
+            resolve_target(name)[0], name, overwrite=True
+        )  # what could not be saved, before it is made
     run_dir = output / "run"
-    shutil.rmtree(run_dir, ignore_errors=True)  # a demo starts anew each time
+    if run_dir.exists():  # a demo starts anew each time
+        if not (run_dir / "run.json").is_file():
+            raise ConfigError(f"'{run_dir}' is no demo's: it is not removed. Give another --output.")
+        shutil.rmtree(run_dir)
     settings = {"preset": "quick", "seed": seed, **overrides}
 
     synset = distill(EMBEDDED_ID, run_dir=run_dir, report=report, should_stop=should_stop, **settings)
@@ -89,6 +99,9 @@ def run_demo(
         "dataset": EMBEDDED_ID,
         "synset": target,
         "synset_at_infinite_width": at_infinite_width(target),
+        "stopped": any(
+            s.metadata["outer_steps_done"] < s.config.outer_steps for s in (synset, infinite) if s.config
+        ),
         "scores": scores,
         "seconds": seconds,
         "held_out_loss": synset.metadata["held_out_loss"],

@@ -168,9 +168,11 @@ def hub(timeout: float) -> Check:
         return Check("Hub", "warning", f"{where} cannot be reached ({type(answer[0]).__name__})", repair)
     status = answer[0].status_code
     if status == 200:
-        return Check(
-            "Hub", "ok", f"{where}, logged in as {answer[0].json().get('name', 'an unnamed account')}"
-        )
+        try:
+            account = answer[0].json().get("name", "an unnamed account")
+        except (ValueError, AttributeError):  # a page, of a proxy or a captive portal
+            return Check("Hub", "warning", f"{where} answers with something that is no Hub's", repair)
+        return Check("Hub", "ok", f"{where}, logged in as {account}")
     if status in (401, 403):
         known = "the token is not accepted" if get_token() else "not logged in: public synsets can be pulled"
         return Check("Hub", "warning" if get_token() else "ok", f"{where}, {known}", "hf auth login")

@@ -51,14 +51,14 @@ class Score:
         """The score of independent values.
 
         >>> Score.of([1.0, 2.0, 3.0])
-        Score(mean=2.0, half_width=2.484, n=3)
+        Score(mean=2.0, half_width=2.48414, n=3)
         """
         x = np.asarray(values, dtype=np.float64)
         n = len(x)
         if n < 2:
             return cls(float(x.mean()), math.nan, n)
         t = _T95[n - 2] if n - 1 <= len(_T95) else 1.96 + 2.4 / (n - 1)
-        return cls(float(x.mean()), round(float(t * x.std(ddof=1) / math.sqrt(n)), 3), n)
+        return cls(float(x.mean()), float(f"{t * x.std(ddof=1) / math.sqrt(n):.6g}"), n)
 
     @property
     def low(self) -> float:
@@ -71,8 +71,9 @@ class Score:
         return self.mean + self.half_width
 
     def __str__(self) -> str:
-        width = "" if math.isnan(self.half_width) else f" ± {self.half_width:.1f}"
-        return f"{self.mean:.1f}{width}"
+        digits = 3 if abs(self.mean) < 1 and not self.half_width >= 1 else 1  # raw returns may be small
+        width = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
+        return f"{self.mean:.{digits}f}{width}"
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,11 @@ class Run:
                 f"'{self.folder}' holds a run on {before['dataset_ids']}, not on {now['dataset_ids']}. "
                 "Resume it with that dataset, or give another run_dir."
             )
+        if strange := sorted(set(before) ^ set(now)):
+            raise ConfigError(
+                f"'{self.folder}' holds a run of another release: {', '.join(strange)} is not recorded by both. "
+                "Resume it with the release it began with, or give another run_dir."
+            )
         read, reads = ([run.get(f"total_{name}") for name in ("steps", "episodes")] for run in (before, now))
         if read != reads:
             raise ConfigError(

@@ -171,7 +171,14 @@ class Transitions:
     def select(self, episodes: Any) -> Transitions:
         """The transitions of some episodes, by their numbers or by a mask (E,), in the order given."""
         asked = np.asarray(episodes)
-        chosen = np.arange(self.n_episodes)[asked] if asked.size else asked
+        try:
+            chosen = np.arange(self.n_episodes)[asked] if asked.size else asked
+            len(chosen)
+        except (IndexError, TypeError) as error:
+            raise DatasetError(
+                f"{episodes!r} selects no episodes of {self._name}: give a list of numbers from 0 to {self.n_episodes - 1}, or "
+                f"{self.n_episodes} times True or False."
+            ) from error
         if not len(chosen):
             raise DatasetError(f"No episode was selected, of the {self.n_episodes} of {self._name}.")
         lengths = self.episode_lengths[chosen]

@@ -156,6 +156,33 @@ def test_a_failed_cell_is_recorded_and_the_others_go_on(dataset, tmp_path):
     assert run_cells(wanted, tmp_path, threads=1).skipped == 2
 
 
+def test_other_numbers_add_what_is_missing_and_answer_nothing_twice(dataset, tmp_path):
+    """More students under another label share the teacher's and BC's answers; more ensembles replace fewer; tables go on being written."""
+    settings = {"settings": TINY, "objectives": ["dbc"]}
+    run_cells(grid([dataset], **settings, **FEW), tmp_path, threads=1)
+    before, told = collect(tmp_path), []
+    more = grid([dataset], **settings, **FEW | {"n_students": 3}, label="more", groups=["main"])
+    run_cells(more, tmp_path, threads=1, report=lambda progress: told.append(progress.text))
+    after = collect(tmp_path)
+    for method in ("teacher", "bc"):
+        assert [r for r in after if r["method"] == method] == [r for r in before if r["method"] == method]
+    assert sum("done before with other numbers" in text for text in told) == 2
+    wanted = grid([dataset], **settings, **FEW, n_ensembles=3, groups=["ensembles"], baselines=False)
+    assert run_cells(wanted, tmp_path, threads=1).done == 1
+    counts = {
+        r["n_policies"] for r in collect(tmp_path) if r["group"] == "ensembles" and r["method"] == "dbc"
+    }
+    assert counts == {3}
+
+
+def test_a_grid_names_everything_once(dataset):
+    """What is given twice is one cell; a bad seed is refused before anything is run."""
+    once, twice = grid([dataset], **FEW), grid([dataset, dataset], seeds=[0, 0], **FEW | {"sizes": [8, 8]})
+    assert [cell.name for cell in once] == [cell.name for cell in twice]
+    with pytest.raises(ConfigError, match="seed=-1"):
+        grid([dataset], seeds=[-1], **FEW)
+
+
 def test_a_stopped_cell_goes_on_where_it_was(dataset, tmp_path):
     """Law: stopped in the midst of a distillation and between two readings, a cell ends with the rows of an unbroken one."""
     (cell,) = (c for c in grid([dataset], settings=TINY, baselines=False, groups=["main"], **FEW) if c.n_syn)
@@ -455,6 +482,28 @@ def test_tables_3_and_5_by_hand():
     assert "| dataset | students | 16 | 256 |" in sizes
     assert "| Av-PBC (default), `recipe` | 20.0 ± 1.0 | 40.0 ± 1.0 |" in sizes
     assert not tables.sizes_table(rows[:1])
+
+
+def test_two_teachers_are_no_two_seeds():
+    """Given teachers of one dataset stand in columns of their own; one that was learnt stays beside its only given one."""
+    rows = [
+        row("teacher", mean, teacher_digest=d)
+        for mean, d in ((100.0, "aaaaaaaaaaaa"), (50.0, "bbbbbbbbbbbb"))
+    ]
+    both = with_fractions(rows)
+    assert {r["dataset"] for r in both} == {"d/one-v0 (aaaaaa)", "d/one-v0 (bbbbbb)"}
+    with_learnt = with_fractions([rows[0], row("teacher", 40.0, teacher_digest="", label="own")])
+    assert {r["dataset"] for r in with_learnt} == {"d/one-v0"}
+
+
+def test_fractions_are_of_positive_returns():
+    """Twice the cost is not 200 % of a teacher; BC on all data is compared with the only teacher that was learnt."""
+    costs = with_fractions([row("teacher", -150.0), row("bc", -300.0)])
+    assert {r["fraction_of_teacher"] for r in costs} == {None}
+    learnt = with_fractions(
+        [row("teacher", 80.0, teacher_digest="", label="default"), row("bc", 40.0, teacher_digest="")]
+    )
+    assert [r["fraction_of_teacher"] for r in learnt] == [1.0, 0.5]
 
 
 def test_two_answers_to_one_question_are_refused():

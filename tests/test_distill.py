@@ -271,6 +271,11 @@ def test_run_folders_are_never_mixed(teacher, tmp_path):
 
     run(teacher, run_dir=tmp_path / "busy", report=second)
     assert inside
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({k: record[k] for k in ("config", "dataset_ids")}))
+    with pytest.raises(ConfigError, match="holds a run of another release: .*total_steps"):
+        run(teacher, run_dir=folder, resume=True)
+    (folder / "run.json").write_text(json.dumps(record))
     (folder / "checkpoint.safetensors").write_bytes(b"cut off")
     with pytest.raises(ConfigError, match="cannot be read.*Delete it"):
         run(teacher, run_dir=folder, resume=True)

@@ -91,6 +91,10 @@ def test_a_hub_that_refuses(hub, monkeypatch):
     assert doctor.hub(5).status == "ok" and "not logged in" in doctor.hub(5).found
     hub.fail("GET", "whoami", status=503)
     assert "status 503" in doctor.hub(5).found
+    hub.faults.clear()
+    hub.fail("GET", "whoami", kind="html")
+    page = doctor.hub(5)
+    assert page.status == "warning" and "no Hub's" in page.found and "check the network" in page.repair
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in doctor.hub(5).repair
 

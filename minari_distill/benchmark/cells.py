@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minari_distill.config import GENERAL_RECIPE, make_config, unchecked_settings
+from minari_distill.config import GENERAL_RECIPE, check_seed, make_config, unchecked_settings
 from minari_distill.errors import ConfigError, did_you_mean
 from minari_distill.objectives import OBJECTIVES
 
@@ -231,6 +231,10 @@ def grid(
     }.items():
         if value < 1:
             raise ConfigError(f"--{name} must be at least 1, not {value}.")
+    for seed in seeds:
+        check_seed(seed)
+    datasets, objectives = list(dict.fromkeys(datasets)), list(dict.fromkeys(objectives))
+    sizes, seeds = list(dict.fromkeys(sizes)), list(dict.fromkeys(seeds))
     outer_steps = make_config(preset, **settings).outer_steps  # refuses what is misspelt before anything runs
     late = [s for s in snapshots if not 0 <= s <= outer_steps]
     if late:

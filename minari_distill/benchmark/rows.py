@@ -78,10 +78,12 @@ def read_record(path: Path) -> dict[str, Any]:
 def with_fractions(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows in the columns of `SCHEMA`, with teacher_mean and fraction_of_teacher filled in.
 
-    A fraction is mean / teacher_mean, of normalised scores where there are any; it is null without a teacher's row.
+    A fraction is mean / teacher_mean, of normalised scores where there are any; it is null without a teacher's row, or where that is
+    not positive. A dataset with several given teachers becomes several, named by the beginnings of their files' hashes.
     """
     rows = list(rows)
     _refuse_duplicates(rows)
+    rows = _apart(rows)
     teachers = {
         (r["dataset"], r["teacher_digest"], r["label"]): r["mean"] for r in rows if r["method"] == "teacher"
     }
@@ -89,10 +91,30 @@ def with_fractions(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         where = (row["dataset"], row["teacher_digest"])
         reference = teachers.get((*where, row["label"]), teachers.get((*where, "")))
-        fraction = row["mean"] / reference if reference else None
+        if reference is None and not row["label"]:  # of a learnt teacher, where there is one alone
+            learnt = [mean for (*of, _), mean in teachers.items() if tuple(of) == where]
+            reference = learnt[0] if len(learnt) == 1 else None
+        fraction = row["mean"] / reference if reference and reference > 0 else None  # of losses there is none
         whole = row | {"teacher_mean": reference, "fraction_of_teacher": fraction}
         joined.append({name: whole.get(name) for name in SCHEMA.names})
     return joined
+
+
+def _apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a dataset with several given teachers as datasets of their own: they are no seeds of one."""
+    given: dict[str, set[str]] = {}
+    for row in rows:
+        given.setdefault(row["dataset"], set()).update(filter(None, [row["teacher_digest"]]))
+
+    def name(row: dict[str, Any]) -> str:
+        digest = row["teacher_digest"]
+        return (
+            f"{row['dataset']} ({digest[:6]})"
+            if digest and len(given[row["dataset"]]) > 1
+            else row["dataset"]
+        )
+
+    return [row | {"dataset": name(row)} for row in rows]
 
 
 def write_results(rows: list[dict[str, Any]], out: Path) -> tuple[Path, Path]:
@@ -114,6 +136,6 @@ def _refuse_duplicates(rows: list[dict[str, Any]]) -> None:
             what = ", ".join(f"{k}={v}" for k, v in zip(_ONCE, key, strict=True) if v not in (None, ""))
             raise ConfigError(
                 f"Two cells answer one question ({what}): {seen[key].get('cell')} and {row.get('cell')}. They differ in "
-                "settings or protocol: run one of them with another --label, or delete its file."
+                "settings or protocol: delete the file of one, or run it with another --label."
             )
         seen[key] = row

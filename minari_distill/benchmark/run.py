@@ -74,7 +74,17 @@ def run_cells(
     if jobs < 1 or (threads is not None and threads < 1):
         raise ConfigError(f"--jobs {jobs} and --threads {threads} must be at least 1.")
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
-    waiting = [cell for cell in cells if missing(cell, out)]
+    known, waiting = _baselines_of(out), []
+    for cell in cells:
+        if missing(cell, out) and _question(cell) not in known:
+            waiting.append(cell)
+        elif missing(cell, out):
+            report(
+                Progress(
+                    "message",
+                    f"{cell.name}: done before with other numbers. For these, remove its file from {out / 'cells'}.",
+                )
+            )
     for source in dict.fromkeys(i for cell in waiting for i in cell.dataset.ids):
         # here, once: a misspelt id is told before hours of work, and jobs do not download the same one
         find_folder(source, lambda text: report(Progress("message", text)))
@@ -106,9 +116,32 @@ def run_cells(
 
 
 def missing(cell: Cell, out: Path) -> list[Reading]:
-    """The wanted readings of a cell that its file does not hold."""
+    """The wanted readings of a cell that its file does not hold, or holds of fewer episodes."""
     rows = read_cell(cell, out)["rows"]
-    return [reading for reading in cell.readings if reading.key not in rows]
+
+    def held(reading: Reading) -> bool:
+        row = rows.get(reading.key)
+        return bool(row) and row["n_policies"] * row["n_episodes"] >= reading.n_policies * cell.n_episodes
+
+    return [reading for reading in cell.readings if not held(reading)]
+
+
+def _question(cell: Cell) -> tuple[str, ...] | None:
+    """What a teacher or a clone of all data answers, whatever the numbers of episodes and steps; None of other cells."""
+    if cell.method not in ("teacher", "bc"):
+        return None
+    return cell.dataset.name, cell.dataset.teacher_digest, cell.label, cell.method
+
+
+def _baselines_of(out: Path) -> set[tuple[str, ...] | None]:
+    """The questions that the folder holds an answer to: two answers to one could not stand in one table."""
+    records = (read_record(path) for path in sorted((out / "cells").glob("*.json")))
+    rows = (row for record in records for row in record["rows"].values())
+    return {
+        (r["dataset"], r["teacher_digest"], r["label"], r["method"])
+        for r in rows
+        if r["method"] in ("teacher", "bc")
+    }
 
 
 def run_cell(

@@ -221,7 +221,7 @@ def _snapshots(
             if step is not None and latest > step:
                 raise ConfigError(
                     f"The run in '{folder}' is at step {latest} already, so step {step} cannot be read any more. "
-                    "Give another --label to distil anew with that snapshot."
+                    "Remove that folder, or give another --out, to distil anew with that snapshot."
                 )
             made = distill(
                 _ids(cell),
