@@ -33,7 +33,7 @@ class Fault:
     """What happens to the next requests that match.
 
     kind: "status" answers with `status`; "cut" closes the connection halfway through the body; "lost" does the
-    work and closes the connection without an answer; "slow" waits `seconds` first; "html" answers 500 with a page
+    work and closes the connection without an answer; "slow" waits `seconds` first; "html" answers with a page (500, if no status is given)
     that is no JSON.
     """
 
@@ -213,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.kind == "status":
             answer = _Answer(fault.status, {"error": "A fault on demand"}, **fault.headers)
         elif fault and fault.kind == "html":
-            answer = _Answer(500, b"<html>Internal error</html>")
+            answer = _Answer(fault.status, b"<html>Internal error</html>")
         else:
             answer = self._answer(path, query, body)
         if fault and (fault.kind == "lost" or (fault.kind == "cut" and self.command == "HEAD")):

@@ -92,7 +92,7 @@ def test_a_hub_that_refuses(hub, monkeypatch):
     hub.fail("GET", "whoami", status=503)
     assert "status 503" in doctor.hub(5).found
     hub.faults.clear()
-    hub.fail("GET", "whoami", kind="html")
+    hub.fail("GET", "whoami", kind="html", status=200)
     page = doctor.hub(5)
     assert page.status == "warning" and "no Hub's" in page.found and "check the network" in page.repair
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
