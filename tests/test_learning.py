@@ -42,7 +42,7 @@ METHODS = ["cal_ql", "filtered_bc"]
 )
 def test_what_auto_stands_for(gpu, given, expected, monkeypatch):
     """Cal-QL where a GPU learns it in minutes; a clone of the best episodes on a CPU; a choice stays."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(gpu))
     settled = settle_teacher(make_config(**given))
     assert (settled.teacher_method, settled.teacher_steps) == expected
     assert settle_teacher(settled) == settled
