@@ -71,7 +71,7 @@ class Score:
         return self.mean + self.half_width
 
     def __str__(self) -> str:
-        digits = 3 if abs(self.mean) < 1 and not self.half_width >= 1 else 1  # raw returns may be small
+        digits = 3 if abs(self.mean) < 1 and 0 < self.half_width < 0.05 else 1  # raw returns may be small
         width = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
         return f"{self.mean:.{digits}f}{width}"
 
