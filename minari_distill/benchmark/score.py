@@ -90,7 +90,8 @@ def _teacher_rows(
     config = make_config(**cell.config_settings)
     path = teacher_file(cell, out)
     started = time.perf_counter()
-    if not cell.dataset.teacher and not path.exists():
+    there = path.exists()  # learnt before, for another label: how long it took is in that one's row
+    if not cell.dataset.teacher and not there:
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = path.with_suffix(".checkpoint")
         try:
@@ -111,7 +112,10 @@ def _teacher_rows(
         yield (
             reading,
             _scored(result)
-            | {"teacher_seconds": learnt, "config": None if learnt is None else _json(config)},
+            | {
+                "teacher_seconds": None if there else learnt,
+                "config": None if learnt is None else _json(config),
+            },
         )
 
 
