@@ -57,12 +57,8 @@ class PolicyModule(nn.Module):
         self.observation_shape = observation_shape(policy.observation_codec)
         self.arch = policy.arch
         self.register_buffer("theta", policy.theta.cpu())
-        for name in (
-            "obs_mean",
-            "obs_std",
-            "act_low",
-            "act_high",
-        ):  # buffers move with the module, constants do not
+        # buffers, which move with the module, where a tracer would make constants of them
+        for name in ("obs_mean", "obs_std", "act_low", "act_high"):
             self.register_buffer(name, getattr(policy.units, name).cpu())
         self.discrete = isinstance(space, spaces.Discrete)
         self.first = int(space.start) if isinstance(space, spaces.Discrete) else 0

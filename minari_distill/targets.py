@@ -49,9 +49,7 @@ def refuse_folder(folder: Path, target: str | Path, overwrite: bool) -> None:
         raise SynsetError(
             f"'{target}' exists in {folder} and is no synset: it is not overwritten. Choose another name."
         )
-    ours = {folder / file for file in layout.FILES}
-    others = (path for path in sorted(folder.rglob("*")) if path.is_file() and path not in ours)
-    for path in others:
+    for path in _beside(folder):
         if path.suffix not in NOTES and not path.name.startswith("."):
             raise SynsetError(
                 f"'{target}' is not overwritten: '{path.relative_to(folder)}' lies in its folder {folder} and would be lost. "
@@ -65,13 +63,13 @@ def _speaks_of_a_synset(path: Path) -> bool:
 
 
 def notes_in(folder: Path) -> list[Path]:
-    """Files in a synset's folder that somebody has put beside ours, and that may lie there; of hidden ones, none."""
+    """Notes and pictures that somebody has put beside a synset's own files."""
+    return [path for path in _beside(folder) if path.suffix in NOTES]
+
+
+def _beside(folder: Path) -> list[Path]:
     ours = {folder / file for file in layout.FILES}
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path not in ours and path.suffix in NOTES
-    ]
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path not in ours]
 
 
 def resolve_target(target: str | Path) -> tuple[Path, str]:

@@ -23,7 +23,7 @@ from minari_distill import students
 from minari_distill.benchmark import bc, cells, figures, score, tables
 from minari_distill.benchmark.cells import OPTIMIZERS, Cell, Dataset, Reading, grid
 from minari_distill.benchmark.figures import learning_figure
-from minari_distill.benchmark.rows import SCHEMA, collect, with_fractions, write_results
+from minari_distill.benchmark.rows import SCHEMA, apart, collect, with_fractions, write_results
 from minari_distill.benchmark.run import missing, read_cell, run_cells
 from minari_distill.cli import app
 from minari_distill.config import GENERAL_RECIPE, NETWORK_SETTINGS, PRESETS
@@ -490,9 +490,9 @@ def test_two_teachers_are_no_two_seeds():
         row("teacher", mean, teacher_digest=d)
         for mean, d in ((100.0, "aaaaaaaaaaaa"), (50.0, "bbbbbbbbbbbb"))
     ]
-    both = with_fractions(rows)
+    both = apart(with_fractions(rows))
     assert {r["dataset"] for r in both} == {"d/one-v0 (aaaaaa)", "d/one-v0 (bbbbbb)"}
-    with_learnt = with_fractions([rows[0], row("teacher", 40.0, teacher_digest="", label="own")])
+    with_learnt = apart(with_fractions([rows[0], row("teacher", 40.0, teacher_digest="", label="own")]))
     assert {r["dataset"] for r in with_learnt} == {"d/one-v0"}
 
 

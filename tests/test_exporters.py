@@ -18,7 +18,7 @@ from gymnasium import spaces
 from safetensors import safe_open
 
 from minari_distill.errors import ExportError
-from minari_distill.exporters import formats
+from minari_distill.exporters import formats, rllib
 from minari_distill.exporters.arrays import observation_box, pairs_for, to_arrays
 from minari_distill.exporters.pytorch import Normalize
 from minari_distill.exporters.require import INSTALL, needs
@@ -330,7 +330,6 @@ def test_rllib_rows(tmp_path):
 
 def test_rllib_scales_actions_back_by_the_range_that_they_were_written_in(tmp_path):
     """RLlib scales by the bounds of its action space: where the source's has none, the space is that of the file."""
-    rllib = pytest.importorskip("minari_distill.exporters.rllib")
     for high, unbounded in ((2.0, False), (np.inf, True), (1e9, True)):
         synset = make_synset(action_space=spaces.Box(-high, high, (1,), np.float32), soft=True)
         space = rllib._action_space(synset)

@@ -70,7 +70,7 @@ def benchmark(
     Example: `minari-distill benchmark --dataset mujoco/hopper/medium-v0 --size 64 --size 256 --out results --tables`
     """
     from minari_distill.benchmark.cells import Dataset, grid
-    from minari_distill.benchmark.rows import collect, write_results
+    from minari_distill.benchmark.rows import apart, collect, write_results
     from minari_distill.benchmark.run import Outcome, run_cells
     from minari_distill.benchmark.tables import all_tables, write_tables
 
@@ -115,8 +115,9 @@ def benchmark(
         if tables or tables_only or docs:
             from minari_distill.benchmark.figures import all_figures, fill_figures
 
-            files.append(write_tables(all_tables(rows), out, docs))
-            made = all_figures(rows, out, docs.parent / "figures" if docs else out / "figures")
+            shown = apart(rows)
+            files.append(write_tables(all_tables(shown), out, docs))
+            made = all_figures(shown, out, docs.parent / "figures" if docs else out / "figures")
             files += [path for paths in made.values() for path in paths]
             if docs:
                 fill_figures(docs, made)

@@ -79,11 +79,10 @@ def with_fractions(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows in the columns of `SCHEMA`, with teacher_mean and fraction_of_teacher filled in.
 
     A fraction is mean / teacher_mean, of normalised scores where there are any; it is null without a teacher's row, or where that is
-    not positive. A dataset with several given teachers becomes several, named by the beginnings of their files' hashes.
+    not positive.
     """
     rows = list(rows)
     _refuse_duplicates(rows)
-    rows = _apart(rows)
     teachers = {
         (r["dataset"], r["teacher_digest"], r["label"]): r["mean"] for r in rows if r["method"] == "teacher"
     }
@@ -100,8 +99,11 @@ def with_fractions(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return joined
 
 
-def _apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a dataset with several given teachers as datasets of their own: they are no seeds of one."""
+def apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For tables and figures: a dataset with several given teachers as several, named by the beginnings of their files' hashes.
+
+    They are no seeds of one another, over which a mean could be taken.
+    """
     given: dict[str, set[str]] = {}
     for row in rows:
         given.setdefault(row["dataset"], set()).update(filter(None, [row["teacher_digest"]]))

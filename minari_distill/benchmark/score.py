@@ -90,7 +90,9 @@ def _teacher_rows(
     config = make_config(**cell.config_settings)
     path = teacher_file(cell, out)
     started = time.perf_counter()
-    there = path.exists()  # learnt before, for another label: how long it took is in that one's row
+    there = (
+        path.exists()
+    )  # learnt before, for another label or before an interruption: no seconds of this cell's
     if not cell.dataset.teacher and not there:
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint = path.with_suffix(".checkpoint")
