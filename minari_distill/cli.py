@@ -27,6 +27,7 @@ from minari_distill.targets import refuse_existing
 from minari_distill.team import joined
 from minari_distill.tensorboard import curves
 from minari_distill.terminal import (
+    Commands,
     JsonFlag,
     SettingsCommand,
     one_line_errors,
@@ -39,6 +40,7 @@ from minari_distill.terminal import (
 )
 
 app = typer.Typer(
+    cls=Commands,
     help="Distil Minari datasets into a few hundred (state, action) pairs that behavioural cloning learns from.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

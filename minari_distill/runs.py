@@ -262,8 +262,9 @@ class Run:
         answers, given = before.get("teacher_answers"), now["teacher_answers"]
         if (answers is None) != (given is None) or not _alike(answers, given):
             raise ConfigError(
-                f"'{self.folder}' holds a run with {'a teacher that it learnt' if answers is None else 'a given teacher'}, and now "
-                f"{'none' if given is None else 'another one'} is given. Resume it as it began, or give another run_dir."
+                f"'{self.folder}' holds a run that was given {'no teacher' if answers is None else 'a teacher'}, and now "
+                f"{'none' if given is None else 'one' if answers is None else 'another one'} is given. Resume it as it began, "
+                "or give another run_dir."
             )
         began, asked = before["config"], now["config"]
         if strange := sorted(set(began) ^ set(asked)):

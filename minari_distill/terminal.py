@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from minari_distill.config import DistillConfig
 from minari_distill.errors import ConfigError, MinariDistillError
@@ -46,9 +46,7 @@ def one_line_errors(as_json: bool) -> Iterator[None]:
         if isinstance(error, OSError):  # of a file or a folder that was named, or of the store
             named = error.filename2 or error.filename or "A file"  # of two, the second is what was asked for
             text = f"{named}: {error.strerror or error}. Give another place, or see: minari-distill doctor"
-        if as_json and not int(os.environ.get("RANK", "0")):  # of several processes, the first speaks JSON
-            print_json({"error": text, "kind": type(error).__name__})
-        else:
+        if not (as_json and _print_error(text, error)):
             tell(text, "red")
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
@@ -74,6 +72,34 @@ def set_verbosity(verbose: bool) -> None:
 def print_json(value: Any) -> None:
     """One JSON object on standard output."""
     print(json.dumps(value, indent=2))
+
+
+def _print_error(text: str, error: Exception) -> bool:
+    """The error as JSON; False from all but the first of several processes, which alone speaks JSON."""
+    first = not int(os.environ.get("RANK", "0"))
+    if first:
+        print_json({"error": text, "kind": type(error).__name__})
+    return first
+
+
+class Commands(TyperGroup):
+    """All commands: with --json, a wrong option or argument is answered in JSON too."""
+
+    def main(self, args: Any = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """As typer does; exit code 2 where it refuses what was typed."""
+        args = list(sys.argv[1:] if args is None else args)
+        if not (standalone_mode and "--json" in args):
+            return super().main(args, *rest, standalone_mode=standalone_mode, **extra)
+        try:
+            code = super().main(args, *rest, standalone_mode=False, **extra)
+        except Exception as error:  # click's ClickException, of whichever click typer carries
+            if not hasattr(error, "format_message"):
+                raise
+            text = error.format_message()
+            if not _print_error(text, error):
+                tell(text, "red")
+            code = error.exit_code  # type: ignore[attr-defined]
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 class SettingsCommand(TyperCommand):

@@ -61,6 +61,21 @@ def test_an_unknown_option_is_exit_code_2(command):
     assert result.exit_code == 2 and "--help" in plain(result.output) and "Traceback" not in result.output
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_option_is_told_in_json_too(command):
+    """With --json whoever reads standard output finds one object there, and nothing else."""
+    result = run(command, "--json", "--no-such-option")
+    told = json.loads(result.stdout)
+    assert result.exit_code == 2 and "--no-such-option" in told["error"] and told["kind"] == "NoSuchOption"
+
+
+def test_help_and_version_stand_beside_json():
+    """--help is for people whatever stands beside it, and an unknown command is an error like others."""
+    assert run("distill", "--json", "--help").exit_code == 0
+    result = run("destill", "--json")
+    assert result.exit_code == 2 and "destill" in json.loads(result.stdout)["error"]
+
+
 @pytest.mark.parametrize("command", ["distill", "benchmark"])
 def test_a_setting_given_as_an_option_is_told_how(command):
     """`--outer-steps 5` and `--outer_steps=5` are answered with --set."""

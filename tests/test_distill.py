@@ -209,9 +209,9 @@ def test_a_run_goes_on_with_its_own_teacher_and_data_alone(teacher, tmp_path):
 
     settings = {"objective": "pbc", "run_dir": tmp_path / "run"}
     run(other(-1), **settings, should_stop=lambda: True)
-    with pytest.raises(ConfigError, match="with a given teacher, and now another one is given"):
+    with pytest.raises(ConfigError, match="that was given a teacher, and now another one is given"):
         run(other(1), **settings, resume=True)
-    with pytest.raises(ConfigError, match="with a given teacher, and now none is given"):
+    with pytest.raises(ConfigError, match="that was given a teacher, and now none is given"):
         run(None, **settings, resume=True)
     some = md.load_transitions(EMBEDDED_ID).select(range(9))
     with pytest.raises(ConfigError, match="45813 transitions in .* episodes.* not on .* in 9"):
