@@ -85,13 +85,13 @@ def _print_error(text: str, error: Exception) -> bool:
 class Commands(TyperGroup):
     """All commands: with --json, a wrong option or argument is answered in JSON too."""
 
-    def main(self, args: Any = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         """As typer does; exit code 2 where it refuses what was typed."""
         args = list(sys.argv[1:] if args is None else args)
-        if not (standalone_mode and "--json" in args):
-            return super().main(args, *rest, standalone_mode=standalone_mode, **extra)
+        if "--json" not in args or not options.get("standalone_mode", True):
+            return super().main(args, *rest, **options)
         try:
-            code = super().main(args, *rest, standalone_mode=False, **extra)
+            code = super().main(args, *rest, **options | {"standalone_mode": False})
         except Exception as error:  # click's ClickException, of whichever click typer carries
             if not hasattr(error, "format_message"):
                 raise
