@@ -12,7 +12,7 @@ from minari_distill.errors import TeacherError
 from minari_distill.objectives import Labels, find_objective
 from minari_distill.room import blocks
 from minari_distill.spaces import SpaceCodec
-from minari_distill.teachers import NetworkTeacher, Teacher, check_actions
+from minari_distill.teachers import NetworkTeacher, QTeacher, Teacher, check_actions
 from minari_distill.transitions import Transitions
 from minari_distill.units import Units
 
@@ -46,11 +46,18 @@ def _ask(teacher: Teacher, transitions: Transitions, config: DistillConfig) -> t
     n, codec, device = len(transitions), transitions.action_codec, resolve_device(config.device)
     teacher.check_fits(transitions.obs_dim, transitions.act_dim)
 
+    own = isinstance(
+        teacher, NetworkTeacher | QTeacher
+    )  # which normalise before rounding; others are given float32
+    fixed = codec.low == codec.high
+
     def raw(rows: slice) -> Tensor:
-        return torch.as_tensor(transitions.observations[rows]).float().to(device)
+        obs = torch.as_tensor(transitions.observations[rows])
+        return (obs if own else obs.float()).to(device)
 
     def decide(rows: slice) -> np.ndarray:
         actions = teacher.policy(raw(rows)).cpu().numpy()
+        actions = np.where(fixed & np.isfinite(actions), codec.low, actions)  # nothing is to be decided there
         if isinstance(teacher, NetworkTeacher) and _makes_several_choices(codec):
             # a network knows each category's number alone: the nearest probabilities are meant
             actions = np.where(np.isfinite(actions), codec.project(actions, soft=True), actions)
@@ -66,7 +73,8 @@ def _ask(teacher: Teacher, transitions: Transitions, config: DistillConfig) -> t
                 f"The teacher's {name} hold NaN or infinite numbers at states of the dataset: it diverged, or is "
                 "of another dataset. Learn it again with lower learning rates, or give another."
             )
-    check_actions(decided.numpy(), codec)
+    for rows in blocks(n):
+        check_actions(decided[rows].numpy(), codec, rows.start)
     return decided, value
 
 

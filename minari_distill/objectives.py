@@ -85,9 +85,15 @@ class Objective:
         """Targets (N, act_dim) and weights (N, 1).
 
         Raises:
-            ConfigError: The rule gave other shapes, or numbers that are not finite.
+            ConfigError: The rule gave other shapes, numbers that are not finite, or weights that are negative or all zero.
         """
-        y, w = self.rule(labels, config)
+        given = self.rule(labels, config)
+        if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(t, Tensor) for t in given)):
+            raise ConfigError(
+                f"objective={self.name!r} returned {type(given).__name__}; expected a pair of tensors: targets (N, act_dim) "
+                "and weights (N, 1)."
+            )
+        y, w = given
         N, act_dim = labels.act.shape
         if y.shape != (N, act_dim) or w.shape != (N, 1):
             raise ConfigError(
@@ -97,6 +103,11 @@ class Objective:
         if not (torch.isfinite(y).all() and torch.isfinite(w).all()):
             raise ConfigError(
                 f"objective={self.name!r} returned NaN or infinite numbers: look for a division by zero in it."
+            )
+        if (w < 0).any() or not w.any():
+            raise ConfigError(
+                f"objective={self.name!r} returned weights from {w.min():.4g} to {w.max():.4g}: a negative one drives "
+                "students away from its target, and some must be positive. Clamp or shift them in it."
             )
         return y, w
 
@@ -158,8 +169,10 @@ def needs_teacher(name: str) -> bool:
     return find_objective(name).needs_teacher
 
 
-def _place(rule: Rule) -> tuple[str, str]:
-    return rule.__module__, rule.__qualname__
+def _place(rule: Rule) -> tuple[str, ...]:
+    """What names a rule: of a lambda, which has no name of its own, the line too."""
+    place = rule.__module__, rule.__qualname__
+    return (*place, f"line {rule.__code__.co_firstlineno}") if rule.__name__ == "<lambda>" else place
 
 
 @objective("dbc", needs_teacher=False)
@@ -199,14 +212,24 @@ def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
 
     The paper weights by 0.02·q (`q_scale=0.02`). As q's scale then sets the outer learning rate, the default
     divides it out: w = max(q, 0)^p / mean max(q, 0)^p, p = `q_power`, so that DBC, PBC and Av-PBC compare at
-    one rate.
+    one rate. Where most values are negative, as with costs, q − min q stands for max(q, 0): of such values the few
+    that an error of the critic lifts above zero would have all the weight.
+
+    Raises:
+        ConfigError: The paper's weights are asked for, and most of the values are negative.
     """
     y = _known(labels.teacher_act, "av_pbc")
     q = _known(labels.teacher_q, "av_pbc").unsqueeze(1)
-    if config.q_scale:
-        return y, config.q_scale * q
     positive = q.clamp_min(0.0)
-    if not positive.any():  # every value is negative, as with costs: rank by the distance above the worst
+    costs = 2 * int((q > 0).sum()) < len(q)
+    if config.q_scale:
+        if costs:
+            raise ConfigError(
+                f"q_scale={config.q_scale} weights states by q, and q is negative in most of them (median {q.median():.4g}): "
+                "choose q_scale=0, which ranks them, or objective='pbc', which weighs them alike."
+            )
+        return y, config.q_scale * positive
+    if costs:
         positive = q - q.min()
     positive = (positive / positive.max().clamp_min(1e-12)) ** config.q_power
     mean = positive.mean()

@@ -180,22 +180,22 @@ class SpaceCodec:
                 coder.encode(coder.decode(vectors[:, part.slice]), out[:, part.slice])
         return out
 
-    def fault(self, vectors: np.ndarray) -> str | None:
-        """Why some of `vectors` (N, dim) lie outside the space's soft range, in words; None if none does."""
+    def fault(self, vectors: np.ndarray, first: int = 0) -> str | None:
+        """Why some of `vectors` (N, dim), rows from `first` on, lie outside the space's soft range, in words; None if none does."""
         for part, coder in self._coders:
             columns = vectors[:, part.slice]
             wrong = ~np.isfinite(columns) | (columns < coder.low) | (columns > coder.high)
             if wrong.any():
                 i, j = np.argwhere(wrong)[0]
                 return (
-                    f"{quoted(part.name)}[{j}] is {columns[i, j]} in row {i}, outside "
+                    f"{quoted(part.name)}[{j}] is {columns[i, j]} in row {first + i}, outside "
                     f"[{coder.low[j]:.9g}, {coder.high[j]:.9g}]"
                 )
             for group in coder.groups:
                 total = columns[:, group].sum(1)
                 if (np.abs(total - 1) > 1e-3).any():
                     i = int(np.abs(total - 1).argmax())
-                    return f"the probabilities of {quoted(part.name)} add up to {total[i]:.6g} in row {i}, not to 1"
+                    return f"the probabilities of {quoted(part.name)} add up to {total[i]:.6g} in row {first + i}, not to 1"
         return None
 
     # ------------------------------------------------------------------------------------ description

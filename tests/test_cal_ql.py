@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -244,6 +246,22 @@ def test_the_teacher_is_the_actor_s_mean_and_the_lower_critic():
     assert torch.equal(teacher.actor, before)  # the teacher keeps still while training goes on
 
 
+def test_a_row_of_the_table_by_hand():
+    """x | u | r | γ(1 − d) | G | x' of the last two steps of an episode that ends, and of one that is cut off.
+
+    r = (−1, 2), γ = 0.5: ended, G = −1 + 0.5·2 = 0 and 2; cut, the rest may be −1 for ever, 0 − 0.5²·2 and 2 − 0.5·2.
+    """
+    data = dataclasses.replace(point_mass(2, 2, ends=True), rewards=np.float32([-1, 2, -1, 2]))
+    table = CalQL(data, settings(discount=0.5), CPU).table
+    mean, std = data.observation_mean, data.observation_std
+    np.testing.assert_allclose(table[:, :2], (data.observations - mean) / std, rtol=1e-6)
+    np.testing.assert_allclose(table[:, 2:4], data.actions / 2, rtol=1e-6)  # bounds of ±2
+    assert table[:, 4].tolist() == [-1, 2, -1, 2]
+    assert table[:, 5].tolist() == [0.5, 0, 0.5, 0.5]
+    assert table[:, 6].tolist() == [0, 2, -0.5, 1]
+    np.testing.assert_allclose(table[:, 7:], (data.next_observations - mean) / std, rtol=1e-6)
+
+
 def test_values_rise_to_the_returns_of_the_data():
     """Story: after a few hundred steps, q of the data's actions follows the returns to go."""
     data = point_mass(ends=True)
@@ -252,14 +270,15 @@ def test_values_rise_to_the_returns_of_the_data():
         settings(precision="float32", discount=0.8, teacher_batch=64, critic_lr=1e-3, cql_alpha=1.0),
         CPU,
     )
-    returns = torch.as_tensor(data.returns_to_go(0.8))
-    obs, action = torch.as_tensor(data.observations), torch.as_tensor(data.actions)
+    whole = np.repeat(np.arange(40) % 2 == 0, 25)  # of the episodes that end by themselves
+    returns = torch.as_tensor(data.returns_to_go(0.8))[whole]
+    obs, action = torch.as_tensor(data.observations)[whole], torch.as_tensor(data.actions)[whole]
 
     def correlation() -> float:
         return float(torch.corrcoef(torch.stack([trainer.teacher().q(obs, action), returns]))[0, 1])
 
     before = correlation()
-    trainer.advance(200)
+    trainer.advance(400)
     assert before < 0.75
     assert correlation() > 0.85
 

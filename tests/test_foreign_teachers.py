@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from pathlib import Path
@@ -16,8 +17,9 @@ import minari_distill as md
 from minari_distill.config import make_config
 from minari_distill.distill import pose
 from minari_distill.errors import TeacherError
+from minari_distill.labelling import label
 from minari_distill.spaces import SpaceCodec
-from minari_distill.teachers import Teacher, check_actions, function_teacher, load_teacher
+from minari_distill.teachers import Teacher, check_actions, function_teacher, learn_teacher, load_teacher
 from tests.small_transitions import point_mass
 
 OBS = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
@@ -143,15 +145,20 @@ def script(module: nn.Module, path: Path) -> Path:
 
 
 def test_a_torchscript_module_is_the_teacher_of_any_dataset_that_it_fits(tmp_path):
-    """Same actions; the dimensions become known with the dataset, and hold from then on."""
+    """Same actions; the dimensions are those of the dataset that it meets, and what it does not take it refuses."""
     module = TwoLayers()
     path = script(module, tmp_path / "policy.pt")
     teacher = load_teacher(path)
     torch.testing.assert_close(teacher.policy(OBS), module(OBS).detach())
     assert teacher.metadata == {"method": "torchscript", "file": "policy.pt"}
-    teacher.check_fits(3, 2)
-    with pytest.raises(TeacherError, match="maps 3 observation numbers to 2"):
-        teacher.check_fits(11, 3)
+    teacher.check_fits(11, 3)
+    with pytest.raises(
+        TeacherError,
+        match=r"policy fails on float32 of shape \(50, 11\): RuntimeError: .*mat1 and mat2 .*of this dataset",
+    ):
+        teacher.policy(torch.zeros(50, 11))
+    teacher.check_fits(3, 2)  # a dataset that it did not fit leaves nothing behind
+    torch.testing.assert_close(teacher.policy(OBS), module(OBS).detach())
     assert Teacher.from_torchscript(path, obs_dim=3, act_dim=2).act_dim == 2
 
 
@@ -185,3 +192,43 @@ def test_a_missing_library_answers_with_the_command(tmp_path, monkeypatch, name,
     (tmp_path / name).write_bytes(b"PK")
     with pytest.raises(TeacherError, match=re.escape(f"pip install 'minari-distill[{extra}]'")):
         load_teacher(tmp_path / name)
+
+
+def test_q_is_asked_of_the_teachers_own_actions():
+    """q(s, π*(s)), and not of what the data do there."""
+    data = point_mass()
+    teacher = Teacher.from_callable(lambda obs: -obs, lambda obs, action: action[:, 0], obs_dim=2, act_dim=2)
+    labels = label(data, data.units(), teacher, make_config(objective="av_pbc"))
+    assert torch.equal(labels.teacher_q, -torch.as_tensor(data.observations[:, 0]))
+
+
+def test_own_networks_read_float64_before_rounding():
+    """States of 10⁶ ± 1: in float32 four numbers a unit are left of them; a teacher of this package reads them as they are."""
+    data = point_mass()
+    near = data.observations.astype(np.float64)
+    far = dataclasses.replace(data, observations=near + 1e6, next_observations=data.next_observations + 1e6)
+    config = make_config(teacher_method="filtered_bc", teacher_steps=20, objective="av_pbc")
+    teacher = learn_teacher(far, config)
+    labels = label(far, far.units(), teacher, config)
+    exact = teacher.policy(torch.as_tensor(far.observations))
+    torch.testing.assert_close(far.units().unscale(labels.teacher_act), exact.float(), atol=1e-6, rtol=0)
+    rounded = teacher.policy(torch.as_tensor(far.observations).float())
+    assert (rounded - exact).abs().max() > 1e-3
+
+
+def test_a_component_without_a_choice_needs_none():
+    """Bounds [−1, 0] to [1, 0]: whatever a teacher says of the second action, 0 is meant."""
+    data = point_mass()
+    actions = np.stack([data.actions[:, 0] / 2, np.zeros(len(data), np.float32)], 1)
+    box = spaces.Box(np.float32([-1, 0]), np.float32([1, 0]))
+    data = dataclasses.replace(data, actions=actions, action_codec=SpaceCodec(box))
+    config = make_config(teacher_method="filtered_bc", teacher_steps=20, objective="av_pbc")
+    labels = label(data, data.units(), learn_teacher(data, config), config)
+    assert (data.units().unscale(labels.teacher_act)[:, 1] == 0).all()
+
+
+def test_a_row_that_does_not_fit_is_told_wherever_it_lies():
+    """Rows are counted from the first of the dataset, in whichever block they are checked."""
+    codec = SpaceCodec(spaces.Box(-1, 1, (1,), np.float32))
+    with pytest.raises(TeacherError, match="in row 7, outside"):
+        check_actions(np.float32([[0], [0], [3]]), codec, 5)

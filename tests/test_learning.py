@@ -17,13 +17,14 @@ from minari_distill.networks import Architecture, forward, initialize
 from minari_distill.progress import Progress
 from minari_distill.teachers import (
     estimate_seconds,
+    learn,
     learn_teacher,
     load_teacher,
     make_trainer,
     save_teacher,
     settle_teacher,
 )
-from minari_distill.teachers.filtered_bc import seen_share
+from minari_distill.teachers.cut_episodes import least_returns_to_go, seen_share
 from minari_distill.teachers.mlp import Layers, activations, backward
 from tests.small_transitions import point_mass
 
@@ -120,6 +121,29 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path):
         learn_teacher(point_mass(), settings("filtered_bc"), checkpoint=file)
 
 
+@pytest.mark.parametrize("changed", [{"seed": 9}, {"discount": 0.5}, {"teacher_steps": 13}, {"data": 1}])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, method, changed):
+    """The same shapes are not enough: other settings and other data are told apart."""
+    file = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(TeacherError, match="Stopped"):
+        learn_teacher(point_mass(), settings(method), checkpoint=file, should_stop=_Stopwatch(1))
+    overrides = dict(changed)
+    data = point_mass(seed=overrides.pop("data", 0))
+    with pytest.raises(TeacherError, match=f"of another {method} training"):
+        learn_teacher(data, settings(method, **overrides), checkpoint=file)
+
+
+def test_a_method_of_continuous_actions_alone(monkeypatch):
+    """A method may stand in one of the two tables; the other kind of actions is told what there is."""
+    monkeypatch.delitem(learn.DISCRETE_TRAINERS, "cal_ql")
+    with pytest.raises(TeacherError, match="'cal_ql' learns no discrete actions. Choose one of: filtered_bc"):
+        make_trainer(point_mass(discrete=True), settings("cal_ql"))
+    monkeypatch.setitem(learn.DISCRETE_TRAINERS, "cal_ql", learn.TRAINERS["filtered_bc"])
+    monkeypatch.delitem(learn.TRAINERS, "cal_ql")
+    assert learn.settle_teacher(settings("cal_ql", teacher_steps=0)).teacher_steps == 5000
+
+
 def test_progress_reaches_the_end():
     """Steps grow to the total, each record with a loss and the seconds left."""
     records: list[Progress] = []
@@ -200,6 +224,50 @@ def test_the_seen_share_by_hand():
     """γ = 0.5, three steps: cut off 1 − 0.5³, 1 − 0.5², 1 − 0.5; ended by itself: 1."""
     data = point_mass(2, 3, ends=True)
     assert seen_share(data, 0.5).tolist() == [1, 1, 1, 0.875, 0.75, 0.5]
+
+
+def test_the_least_of_returns_by_hand():
+    """γ = 0.5, three rewards of −1: −1.75, −1.5, −1 where the episode ends; cut off, it may be −1 for ever: −2 from each step."""
+    data = replace(point_mass(2, 3, ends=True), rewards=-np.ones(6, np.float32))
+    assert least_returns_to_go(data, 0.5).tolist() == [-1.75, -1.5, -1, -2, -2, -2]
+    assert least_returns_to_go(data, 1.0).tolist() == [-3, -2, -1, -np.inf, -np.inf, -np.inf]
+    gains = replace(data, rewards=np.ones(6, np.float32))
+    assert least_returns_to_go(gains, 0.5).tolist() == gains.returns_to_go(0.5).tolist()
+
+
+def test_the_clone_learns_actions_in_their_units():
+    """Every action is (−1.5, 0.5) of ±2: so are the teacher's."""
+    data = point_mass()
+    data = replace(data, actions=np.tile(np.float32([-1.5, 0.5]), (len(data), 1)))
+    teacher = learn_teacher(data, settings("filtered_bc", teacher_steps=200))
+    expected = torch.tensor([-1.5, 0.5]).expand(len(data), 2)
+    torch.testing.assert_close(teacher.policy(torch.as_tensor(data.observations)), expected, atol=0.2, rtol=0)
+
+
+def test_the_critics_gradient_is_autograds():
+    """Equation (2): squared errors, weighed by the share that a cut leaves to be seen."""
+    data = point_mass(4, 5, ends=True)
+    trainer = make_trainer(data, settings("filtered_bc", precision="float64", discount=0.5))
+    i = torch.arange(len(data))
+    loss = trainer._critic_gradient(i)
+    theta = trainer.critic.clone().requires_grad_()
+    q = forward(theta, torch.cat([trainer.obs, trainer.action], 1), trainer.critic_arch)[..., 0]
+    w = torch.as_tensor(seen_share(data, 0.5))
+    assert w.min() == 0.5 and w.max() == 1
+    returns = torch.as_tensor(data.returns_to_go(0.5)).double()
+    target = (returns - returns.mean()) / returns.std(correction=0)
+    expected = ((w * (q - target).square()).sum(1) / w.sum()).sum()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(expected, theta)
+    torch.testing.assert_close(trainer.adam.gradients[1], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_critics_that_diverge_are_seen_at_once():
+    """Not after all steps, when the teacher labels the data."""
+    trainer = make_trainer(point_mass(), settings("filtered_bc"))
+    trainer.critic.fill_(float("nan"))
+    with pytest.raises(Diverged, match="loss became nan before step 3"):
+        trainer.advance(3)
 
 
 def test_the_filter_finds_the_skill():

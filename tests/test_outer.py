@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from minari_distill.config import GENERAL_RECIPE, make_config
 from minari_distill.draws import fresh_students
-from minari_distill.errors import Diverged
+from minari_distill.errors import ConfigError, Diverged
 from minari_distill.initializers import initial_indices
 from minari_distill.inner import InnerLoop
 from minari_distill.networks import Architecture, forward
@@ -271,6 +271,21 @@ def test_objectives_on_two_states_by_hand():
     # all-negative values: distances above the worst, 2 and 0, mean 1
     costs = Labels(labels.act, labels.teacher_act, torch.tensor([-1.0, -3.0]))
     assert av_pbc(costs, config)[1].tolist() == [[2.0], [0.0]]
+
+
+def test_values_of_costs_that_the_critic_errs_above_zero():
+    """q = −3, −2, 0.3, of which two are costs: the distances 0, 1 and 3.3 above the worst, and not all weight on the third."""
+    act = torch.zeros(3, 1)
+    costs = Labels(act, act, torch.tensor([-3.0, -2.0, 0.3]))
+    weights = av_pbc(costs, make_config())[1].flatten().tolist()
+    assert weights == pytest.approx([0, 1 / (4.3 / 3), 3.3 / (4.3 / 3)], rel=1e-5)
+    with pytest.raises(ConfigError, match="q_scale=0.02 .* negative in most .* objective='pbc'"):
+        av_pbc(costs, make_config("paper"))
+    gains = Labels(
+        act, act, torch.tensor([3.0, 2.0, -1.0])
+    )  # one hopeless state among good ones has no weight
+    assert av_pbc(gains, make_config())[1].flatten().tolist() == pytest.approx([1.8, 1.2, 0])
+    assert av_pbc(gains, make_config("paper"))[1].flatten().tolist() == pytest.approx([0.06, 0.04, 0])
 
 
 def test_the_outer_loss_of_two_states_by_hand():

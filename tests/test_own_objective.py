@@ -64,6 +64,12 @@ def test_weights_decide_what_is_learnt() -> None:
         ),
         (lambda labels, config: (labels.teacher_act[:, :1], torch.ones(4, 1)), r"targets \(4, 1\)"),
         (lambda labels, config: (labels.teacher_act, torch.full((4, 1), torch.nan)), "division by zero"),
+        (
+            lambda labels, config: (labels.teacher_act, -torch.ones(4, 1)),
+            "weights from -1 to -1: a negative one",
+        ),
+        (lambda labels, config: (labels.teacher_act, torch.zeros(4, 1)), "some must be positive"),
+        (lambda labels, config: labels.teacher_act, "returned Tensor; expected a pair of tensors"),
     ],
 )
 def test_what_a_rule_returns_is_checked(rule, message) -> None:
@@ -85,3 +91,10 @@ def test_names_are_taken_once_and_found_when_misspelt() -> None:
         objective("pbc")(mine)
     with pytest.raises(ConfigError, match="Did you mean 'mine'"):
         find_objective("mimne")
+
+
+def test_two_lambdas_under_one_name_are_two_functions() -> None:
+    """A lambda has no name of its own: another line, another function."""
+    objective("short")(lambda labels, config: (labels.act, torch.ones(4, 1)))
+    with pytest.raises(ConfigError, match="'short' is taken by .*lambda"):
+        objective("short")(lambda labels, config: (labels.act, torch.zeros(4, 1)))

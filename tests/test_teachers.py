@@ -71,6 +71,25 @@ def corl_tensors(
     return tensors, actor, critics
 
 
+def test_a_corl_teacher_of_wider_actions(tmp_path):
+    """ "max_action" 2: its actions are 2·tanh, and its critics read those."""
+    tensors, actor, critics = corl_tensors()
+    teacher = load_teacher(_save(tmp_path / "wide.safetensors", tensors, {"max_action": "2.0"}))
+    obs = torch.randn(20, 3)
+    x = (obs - tensors["observation_mean"]) / tensors["observation_std"]
+    action = 2 * actor(x)[:, :2].tanh()
+    torch.testing.assert_close(teacher.policy(obs), action.detach())
+    q = torch.min(*(critic(torch.cat([x, action], 1))[:, 0] for critic in critics))
+    torch.testing.assert_close(teacher.q(obs, action.detach()), q.detach())
+
+
+def test_a_file_in_the_home_folder(tmp_path, monkeypatch):
+    """~ is the home folder, as it is for policies."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_teacher(make_teacher(), "~/t.safetensors")
+    assert (tmp_path / "t.safetensors").is_file() and load_teacher("~/t.safetensors").obs_dim == 3
+
+
 def test_actions_are_in_the_units_of_the_source():
     """π*(s) = low + (tanh + 1)/2 (high − low), and q reads actions in the same units."""
     teacher, obs = make_teacher(), torch.randn(50, 3) * 4
@@ -222,6 +241,16 @@ UNFIT = {
     "newer format": (
         lambda p: _own(p, lambda t, h: h.update(format="minari_distill.teacher/9")),
         "pip install -U minari-distill",
+    ),
+    "q_scale NaN": (
+        lambda p: _own(p, lambda t, h: h.update(q_scale="nan")),
+        "q_scale is nan, expected a finite",
+    ),
+    "q upside down": (lambda p: _own(p, lambda t, h: h.update(q_scale="-1")), "expected a positive factor"),
+    "metadata a list": (lambda p: _own(p, lambda t, h: h.update(metadata="[]")), "metadata is a list"),
+    "max_action 0": (
+        lambda p: _save(p / "c.safetensors", corl_tensors()[0], {"max_action": "0"}),
+        "max_action is 0.0, expected a positive",
     ),
     "lacks a layer": (lambda p: _own(p, lambda t, h: t.pop("actor.1.bias")), "lacks 'actor.1.bias'"),
     "lacks all layers": (

@@ -3,7 +3,7 @@
 SAC's actor and critics, offline; the critics are pushed down on sampled actions and up on the data's
 (CQL(H); Kumar et al., 2020, arXiv 2006.04779), though never below the behaviour's own return. On a batch of
 transitions (s, a, r, s', d), states normalised, actions in [−1, 1], rewards as they are, G the discounted
-return to go:
+return to go at least (`cut_episodes`):
 
     temperature  log α ← Adam on −log α · E[log π(ã|s) + H̄],            H̄ = −act_dim                  (1)
     actor        θ ← Adam on E[α log π(ã|s) − min_i Q_i(s, ã)],          ã ~ π_θ(·|s)                  (2)
@@ -29,6 +29,7 @@ from minari_distill.config import DistillConfig
 from minari_distill.errors import TeacherError
 from minari_distill.networks import Architecture, initialize
 from minari_distill.teachers.conservative import ConservativeLoss, Question
+from minari_distill.teachers.cut_episodes import least_returns_to_go
 from minari_distill.teachers.mlp import Layers, activations, backward
 from minari_distill.teachers.tanh_gaussian import Gaussian
 from minari_distill.teachers.teacher import NetworkTeacher, pack_layers
@@ -81,7 +82,7 @@ class CalQL(SteppingTrainer):
 
     def _columns(self, transitions: Transitions) -> Callable[[slice], list[Tensor]]:
         """x | u | r | γ(1 − d) | G | x' of some transitions, so that a batch is one gather."""
-        t, returns = transitions, torch.as_tensor(transitions.returns_to_go(self.config.discount))
+        t, returns = transitions, torch.as_tensor(least_returns_to_go(transitions, self.config.discount))
 
         def columns(rows: slice) -> list[Tensor]:
             return [

@@ -3,8 +3,8 @@
 Two critics s → Q(s, ·) of the policy that they themselves define, pushed down by a soft maximum over all actions and
 up on the data's (CQL(H); Kumar et al., 2020, arXiv 2006.04779, equation 4), though never below the behaviour's own
 return (Nakamoto et al., 2023, arXiv 2303.05479, equation 5.1). On a batch of B transitions (s, a, r, s', d), states
-normalised, with G the discounted return to go; r and G are divided by G's standard deviation, so that the settings
-mean the same whatever the scale of the rewards:
+normalised, with G the discounted return to go at least (`cut_episodes`); r and G are divided by the standard deviation of
+the returns to go, so that the settings mean the same whatever the scale of the rewards:
 
     π      = softmax(min_i Q_i / τ)                                                                      (1)
     y      = r + γ (1 − d) Σ_b π(b|s') min_i Q̄_i(s', b)                                                  (2)
@@ -33,6 +33,7 @@ from torch import Tensor
 from minari_distill.config import DistillConfig
 from minari_distill.errors import TeacherError
 from minari_distill.networks import Architecture, initialize
+from minari_distill.teachers.cut_episodes import least_returns_to_go
 from minari_distill.teachers.mlp import Layers, activations, backward
 from minari_distill.teachers.q_teacher import QTeacher
 from minari_distill.teachers.training import Adam, SteppingTrainer
@@ -57,7 +58,8 @@ class DiscreteCalQL(SteppingTrainer):
         self.obs_dim, self.n_actions = transitions.obs_dim, transitions.act_dim
         returns = torch.as_tensor(transitions.returns_to_go(config.discount))
         self.q_scale = float(returns.double().std(correction=0)) or 1.0
-        self.table = self.tabulate(transitions, self._columns(transitions, returns))
+        least = torch.as_tensor(least_returns_to_go(transitions, config.discount))
+        self.table = self.tabulate(transitions, self._columns(transitions, least))
 
         self.critic_arch = Architecture(self.obs_dim, self.n_actions, (256, 256), "linear")
         fresh = initialize(self.critic_arch, _N_CRITICS, generator=self.generator, dtype=self.dtype)
@@ -67,7 +69,7 @@ class DiscreteCalQL(SteppingTrainer):
         self.adam = Adam([online], [config.critic_lr])
         self._grad = Layers.of(self.adam.gradients[0], self.critic_arch)
 
-    def _columns(self, t: Transitions, returns: Tensor) -> Callable[[slice], list[Tensor]]:
+    def _columns(self, t: Transitions, least: Tensor) -> Callable[[slice], list[Tensor]]:
         """x | index of a | r | γ(1 − d) | G | x' of some transitions, so that a batch is one gather."""
 
         def columns(rows: slice) -> list[Tensor]:
@@ -76,7 +78,7 @@ class DiscreteCalQL(SteppingTrainer):
                 torch.as_tensor(t.actions[rows]).argmax(1, keepdim=True),
                 torch.as_tensor(t.rewards[rows])[:, None] / self.q_scale,
                 self.config.discount * (1 - torch.as_tensor(t.terminations[rows])[:, None].float()),
-                returns[rows, None] / self.q_scale,
+                least[rows, None] / self.q_scale,
                 self.units.normalise(torch.as_tensor(t.next_observations[rows])),
             ]
 

@@ -15,6 +15,7 @@ read too.
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def save_teacher(teacher: Teacher, path: str | os.PathLike[str]) -> Path:
         weights, biases = views(theta, arch)
         for l, (W, b) in enumerate(zip(weights, biases, strict=True)):
             tensors[f"{name}.{l}.weight"], tensors[f"{name}.{l}.bias"] = W, b[:, 0]
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     write_atomically(path, save({k: v.cpu().contiguous() for k, v in tensors.items()}, header))
     return path
 
@@ -101,7 +102,7 @@ def load_teacher(teacher: str | os.PathLike[str] | Teacher) -> Teacher:
             f"A teacher is a path or a Teacher, not a {type(teacher).__name__}: wrap your own functions "
             "with Teacher.from_callable(policy, q, obs_dim=…, act_dim=…)."
         )
-    path = Path(teacher)
+    path = Path(os.path.expanduser(teacher))
     if path.suffix in OPENERS and path.is_file():
         return OPENERS[path.suffix](path)
     header, tensors = _read(path)
@@ -174,9 +175,9 @@ def _from_own(header: dict[str, str], tensors: dict[str, Tensor]) -> NetworkTeac
         critic_arch=critic_arch,
         reduction=header["reduction"],
         units=Units(discrete=header["head"] == "softmax", **{name: tensors[name] for name in _STATISTICS}),
-        metadata=json.loads(header["metadata"]),
-        q_scale=float(header["q_scale"]),
-        q_shift=float(header["q_shift"]),
+        metadata=_metadata(header),
+        q_scale=_finite(header, "q_scale"),
+        q_shift=_finite(header, "q_shift"),
     )
 
 
@@ -185,11 +186,26 @@ def _from_values(header: dict[str, str], tensors: dict[str, Tensor]) -> QTeacher
     return QTeacher(
         critic=critic,
         critic_arch=critic_arch,
-        temperature=float(header["temperature"]),
+        temperature=_finite(header, "temperature"),
         units=Units(discrete=True, **{name: tensors[name] for name in _STATISTICS}),
-        metadata=json.loads(header["metadata"]),
-        q_scale=float(header["q_scale"]),
+        metadata=_metadata(header),
+        q_scale=_finite(header, "q_scale"),
     )
+
+
+def _finite(header: dict[str, str], name: str, usual: str | None = None) -> float:
+    """The header's number of that name; TeacherError for NaN and infinity."""
+    number = float(header[name] if usual is None else header.get(name, usual))
+    if not math.isfinite(number):
+        raise TeacherError(f"{name} is {number}, expected a finite number")
+    return number
+
+
+def _metadata(header: dict[str, str]) -> dict[str, Any]:
+    metadata = json.loads(header["metadata"])
+    if not isinstance(metadata, dict):
+        raise TeacherError(f"metadata is a {type(metadata).__name__}, expected a JSON object")
+    return metadata
 
 
 def _layers(tensors: dict[str, Tensor], name: str) -> list[tuple[Tensor, Tensor]]:
@@ -201,8 +217,11 @@ def _layers(tensors: dict[str, Tensor], name: str) -> list[tuple[Tensor, Tensor]
 def _from_corl(header: dict[str, str], tensors: dict[str, Tensor]) -> NetworkTeacher:
     """CORL's Cal-QL: a tanh-Gaussian actor (first half of its output is the mean), two critics.
 
-    Its environments (Gymnasium's MuJoCo) take actions in [−1, 1].
+    Its actions are tanh's times "max_action" of the header (1 where it is not said), and so are those its critics see.
     """
+    reach = _finite(header, "max_action", "1.0")
+    if not reach > 0:
+        raise TeacherError(f"max_action is {reach}, expected a positive number")
     actor_layers = _corl_layers(tensors, "actor.base_network")
     W, b = actor_layers[-1]
     act_dim = W.shape[2] // 2
@@ -211,9 +230,10 @@ def _from_corl(header: dict[str, str], tensors: dict[str, Tensor]) -> NetworkTea
     both = zip(
         _corl_layers(tensors, "critic1.network"), _corl_layers(tensors, "critic2.network"), strict=True
     )
-    critic, critic_arch = pack_layers(
-        [(torch.cat(w), torch.cat(b)) for w, b in (zip(*two, strict=True) for two in both)], "linear"
-    )
+    critic_layers = [(torch.cat(w), torch.cat(b)) for w, b in (zip(*two, strict=True) for two in both)]
+    first, bias = critic_layers[0]
+    scaled = torch.cat([first[:, :-act_dim], reach * first[:, -act_dim:]], 1)  # of actions in [−1, 1]
+    critic, critic_arch = pack_layers([(scaled, bias), *critic_layers[1:]], "linear")
     metadata: dict[str, Any] = {"method": "cal_ql", **header}
     if "gradient_steps" in header:
         metadata["gradient_steps"] = int(header["gradient_steps"])
@@ -226,8 +246,8 @@ def _from_corl(header: dict[str, str], tensors: dict[str, Tensor]) -> NetworkTea
         units=Units(
             tensors["observation_mean"],
             tensors["observation_std"],
-            -torch.ones(act_dim),
-            torch.ones(act_dim),
+            -reach * torch.ones(act_dim),
+            reach * torch.ones(act_dim),
         ),
         metadata=metadata,
     )

@@ -21,6 +21,7 @@ from torch import Tensor
 from minari_distill.best_episodes import best_transitions
 from minari_distill.config import DistillConfig
 from minari_distill.networks import Architecture, initialize
+from minari_distill.teachers.cut_episodes import seen_share
 from minari_distill.teachers.mlp import Layers, activations, backward
 from minari_distill.teachers.teacher import NetworkTeacher
 from minari_distill.teachers.training import Adam, Trainer
@@ -45,7 +46,8 @@ class FilteredBC(Trainer):
         self.action = self.tabulate(t, lambda rows: [self.units.scale(torch.as_tensor(t.actions[rows]))])
         self.best = torch.as_tensor(best_transitions(transitions, config.top_fraction), device=device)
         returns = transitions.returns_to_go(config.discount)
-        self.q_shift, self.q_scale = float(returns.mean()), float(returns.std()) or 1.0
+        self.q_shift = float(returns.mean(dtype=np.float64))
+        self.q_scale = float(returns.std(dtype=np.float64)) or 1.0
         self.target = self.on_device((returns - self.q_shift) / self.q_scale)
         self.seen = self.on_device(seen_share(transitions, config.discount))
         self.units = self.units.to(device)
@@ -70,14 +72,15 @@ class FilteredBC(Trainer):
 
     def advance(self, n_steps: int) -> float:
         """Do `n_steps` gradient steps; returns the mean imitation loss (1)."""
-        total = torch.zeros((), dtype=self.dtype, device=self.device)
+        total, of_critics = torch.zeros((2,), dtype=self.dtype, device=self.device)
         for _ in range(n_steps):
             lr = _LR * (1 + math.cos(math.pi * self.step_count / self.total_steps)) / 2
             self.adam.set_lr([lr, lr])
             total += self._actor_gradient(self._draw(self.best))
-            self._critic_gradient(self._draw(None))
+            of_critics += self._critic_gradient(self._draw(None))
             self.adam.step()
             self.step_count += 1
+        self.check_finite(float(of_critics))
         return self.check_finite(float(total / n_steps))
 
     def _draw(self, among: Tensor | None) -> Tensor:
@@ -102,14 +105,14 @@ class FilteredBC(Trainer):
         backward(self._actor, x, hs, delta.unsqueeze(0), self._actor_grad)
         return loss
 
-    def _critic_gradient(self, i: Tensor) -> None:
-        """∂(2)/∂θ into the critics' gradient; they differ by their initialisation."""
+    def _critic_gradient(self, i: Tensor) -> Tensor:
+        """∂(2)/∂θ into the critics' gradient, who differ by their initialisation; returns the loss, summed over them."""
         x = torch.cat([self.obs[i], self.action[i]], 1).expand(2, -1, -1)
         hs = activations(self._critic, x)
         error = hs[-1][..., 0] - self.target[i]
-        weight = self.seen[i]
-        delta = 2 * weight * error / weight.sum().clamp_min(1e-6)
-        backward(self._critic, x, hs, delta.unsqueeze(-1), self._critic_grad)
+        weight = self.seen[i] / self.seen[i].sum().clamp_min(1e-6)
+        backward(self._critic, x, hs, (2 * weight * error).unsqueeze(-1), self._critic_grad)
+        return (weight * error.square()).sum()
 
     def teacher(self) -> NetworkTeacher:
         """The teacher as learnt so far."""
@@ -124,16 +127,3 @@ class FilteredBC(Trainer):
             q_scale=self.q_scale,
             q_shift=self.q_shift,
         )
-
-
-def seen_share(transitions: Transitions, discount: float) -> np.ndarray:
-    """How much of each discounted return (N,) lies inside its episode: 1 − γ^k, k steps before a cut; all of an undiscounted one.
-
-    >>> # three steps and a time limit, γ = 0.5: 1 − 0.5³, 1 − 0.5², 1 − 0.5
-    """
-    n = len(transitions)
-    ends = np.append(transitions.episode_starts[1:], n)
-    lengths = transitions.episode_lengths
-    steps_left = np.repeat(ends, lengths) - np.arange(n)
-    terminated = np.repeat(transitions.terminations[ends - 1], lengths)
-    return np.where(terminated | (discount == 1), 1.0, 1.0 - discount**steps_left)

@@ -19,7 +19,7 @@ class FunctionTeacher(Teacher):
     """π* and q as functions of tensors; every answer's shape and dtype is checked.
 
     Attributes:
-        obs_dim, act_dim: None until the teacher meets a dataset, where whoever made it did not know them.
+        obs_dim, act_dim: Those of the dataset that it met last (None before), where whoever made it did not know them.
     """
 
     obs_dim: int | None  # type: ignore[assignment]
@@ -35,7 +35,7 @@ class FunctionTeacher(Teacher):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._policy, self._q = policy, q
-        self.obs_dim, self.act_dim = obs_dim, act_dim
+        self.obs_dim, self.act_dim = self._known = obs_dim, act_dim
         self.metadata = metadata or {"method": "callable"}
         self.has_q = q is not None
 
@@ -45,7 +45,7 @@ class FunctionTeacher(Teacher):
         return torch.cat([self._act(o) for o in obs.split(CHUNK)])
 
     def _act(self, obs: Tensor) -> Tensor:
-        action = _as_tensor(self._policy(obs), obs, "policy")
+        action = _answer(self._policy, "policy", obs)
         if action.dim() == 1 and not action.is_floating_point() and len(action) == len(obs):
             return self._one_hot(action).to(obs.dtype)
         if not action.is_floating_point():
@@ -94,7 +94,7 @@ class FunctionTeacher(Teacher):
 
     def _value(self, obs: Tensor, action: Tensor) -> Tensor:
         assert self._q is not None
-        value = _as_tensor(self._q(obs, action), obs, "q")
+        value = _answer(self._q, "q", obs, action)
         if tuple(value.shape) != (len(obs),) or not value.is_floating_point():
             raise TeacherError(
                 f"The teacher's q returned {value.dtype} of shape {tuple(value.shape)}; expected floating-point "
@@ -107,16 +107,32 @@ class FunctionTeacher(Teacher):
         return self
 
     def check_fits(self, obs_dim: int, act_dim: int, source: str = "the dataset") -> None:
-        """As `Teacher.check_fits`; dimensions that nobody knew are the dataset's from here on."""
-        self.obs_dim = obs_dim if self.obs_dim is None else self.obs_dim
-        self.act_dim = act_dim if self.act_dim is None else self.act_dim
+        """As `Teacher.check_fits`; dimensions that nobody knew are taken to be this dataset's."""
+        known_obs_dim, known_act_dim = self._known
+        self.obs_dim = obs_dim if known_obs_dim is None else known_obs_dim
+        self.act_dim = act_dim if known_act_dim is None else known_act_dim
         super().check_fits(obs_dim, act_dim, source)
 
 
-def _as_tensor(value: Any, like: Tensor, name: str) -> Tensor:
-    """A function's answer as a tensor on the device of `like`."""
+def _answer(function: Callable[..., Any], name: str, *given: Tensor) -> Tensor:
+    """A function's answer as a tensor on the device of what it is given.
+
+    Raises:
+        TeacherError: It fails, or answers with no numbers.
+    """
     try:
-        return torch.as_tensor(value).to(like.device)
+        value = function(*given)
+    except TeacherError:
+        raise
+    except Exception as fault:  # whatever another codebase raises
+        why = ([line for line in str(fault).splitlines() if line.strip()] or [""])[-1]
+        told = " and ".join(f"{str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}" for x in given)
+        raise TeacherError(
+            f"The teacher's {name} fails on {told}: {type(fault).__name__}: {why.strip()} (--verbose, or the error's cause, "
+            "tells all). Is it of this dataset?"
+        ) from fault
+    try:
+        return torch.as_tensor(value).to(given[0].device)
     except (TypeError, ValueError, RuntimeError) as fault:
         raise TeacherError(
             f"The teacher's {name} returned a {type(value).__name__}; expected a tensor or an array ({fault})."

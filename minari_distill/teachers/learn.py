@@ -39,21 +39,30 @@ _CHECKPOINT_SECONDS = 60.0
 def settle_teacher(config: DistillConfig) -> DistillConfig:
     """The settings with the method and the number of steps that "auto" and 0 stand for.
 
-    Cal-QL's million steps take minutes on a GPU and hours to days on a CPU, where cloning the best episodes takes a minute or
-    two, and is as good wherever some episodes are (docs/results.md).
+    Cal-QL's million steps take hours to days on a CPU, where cloning the best episodes takes a minute or two, and is as
+    good wherever some episodes are good (docs/results.md).
     """
     method = config.teacher_method
     if method == "auto":
         method = "cal_ql" if resolve_device(config.device).type == "cuda" else "filtered_bc"
-    return config.replace(
-        teacher_method=method, teacher_steps=config.teacher_steps or TRAINERS[method].usual_steps
-    )
+    trainer = (DISCRETE_TRAINERS | TRAINERS)[method]
+    return config.replace(teacher_method=method, teacher_steps=config.teacher_steps or trainer.usual_steps)
 
 
 def make_trainer(transitions: Transitions, config: DistillConfig) -> Trainer:
-    """The trainer of `config.teacher_method`, at its first step."""
+    """The trainer of `config.teacher_method`, at its first step.
+
+    Raises:
+        TeacherError: The method is none for such actions.
+    """
     config = settle_teacher(config)
-    trainers = DISCRETE_TRAINERS if transitions.action_codec.is_discrete else TRAINERS
+    discrete = transitions.action_codec.is_discrete
+    trainers = DISCRETE_TRAINERS if discrete else TRAINERS
+    if config.teacher_method not in trainers:
+        raise TeacherError(
+            f"teacher_method={config.teacher_method!r} learns no {'discrete' if discrete else 'continuous'} actions. "
+            f"Choose one of: {', '.join(trainers)}."
+        )
     return trainers[config.teacher_method](transitions, config, resolve_device(config.device))
 
 
@@ -107,7 +116,11 @@ def learn_teacher(
         if stopped:
             raise TeacherError(
                 f"Stopped at step {trainer.step_count} of {trainer.total_steps} of the teacher"
-                + ("; go on with resume." if checkpoint else ", which had no checkpoint file to go on from.")
+                + (
+                    "; go on with resume=True (--resume)."
+                    if checkpoint
+                    else ", which had no checkpoint file to go on from."
+                )
             )
     return trainer.teacher()
 

@@ -54,6 +54,8 @@ class QTeacher(Teacher):
     def _unfit(self) -> str | None:
         if not self.temperature > 0:
             return f"its temperature is {self.temperature}, expected a positive number"
+        if not 0 < self.q_scale < float("inf"):
+            return f"its q_scale is {self.q_scale}, expected a positive number"
         if not self.units.discrete:
             return "its units are those of continuous actions"
         shape = (*self.critic.shape[:1], self.critic_arch.n_parameters)
@@ -65,7 +67,7 @@ class QTeacher(Teacher):
         return torch.cat([self._values(o) for o in obs.split(CHUNK)]).to(obs.dtype)
 
     def _values(self, obs: Tensor) -> Tensor:
-        x = self.units.normalise(obs.to(self.critic.dtype))
+        x = self.units.normalise(obs).to(self.critic.dtype)
         return forward(self.critic, x, self.critic_arch).amin(0)
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ Observations and actions are in the units of the source dataset on both sides:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
@@ -141,8 +142,8 @@ class Teacher(ABC):
             )
 
 
-def check_actions(actions: np.ndarray, codec: SpaceCodec) -> None:
-    """Refuse a teacher's actions (N, act_dim) that the dataset's action space does not hold, but for rounding.
+def check_actions(actions: np.ndarray, codec: SpaceCodec, first: int = 0) -> None:
+    """Refuse a teacher's actions (N, act_dim), rows from `first` on, that the dataset's action space does not hold, but for rounding.
 
     Raises:
         TeacherError: They are in other units, or logits instead of probabilities.
@@ -150,7 +151,7 @@ def check_actions(actions: np.ndarray, codec: SpaceCodec) -> None:
     near = np.clip(actions, codec.low, codec.high)
     with np.errstate(invalid="ignore"):
         slack = np.where(np.isfinite(codec.high - codec.low), 1e-4 * (codec.high - codec.low), 0.0)
-    fault = codec.fault(np.where(np.abs(near - actions) <= slack, near, actions))
+    fault = codec.fault(np.where(np.abs(near - actions) <= slack, near, actions), first)
     if fault:
         raise TeacherError(
             f"The teacher's actions do not lie in the dataset's action space {codec.space}: {fault}. A teacher takes raw "
@@ -219,6 +220,8 @@ class NetworkTeacher(Teacher):
             "actor": (self.actor, (*self.actor.shape[:1], self.actor_arch.n_parameters)),
             "critic": (self.critic, (*self.critic.shape[:1], self.critic_arch.n_parameters)),
         }
+        if not (self.q_scale > 0 and math.isfinite(self.q_scale) and math.isfinite(self.q_shift)):
+            return f"q = {self.q_scale}·Q + {self.q_shift}: expected a positive factor, and finite numbers"
         return unfit_numbers(parameters, units, obs_dim, act_dim)
 
     @torch.no_grad()
@@ -243,7 +246,7 @@ class NetworkTeacher(Teacher):
         return self.q_scale * value + self.q_shift
 
     def _normalised(self, obs: Tensor) -> Tensor:
-        return self.units.normalise(obs.to(self.actor.dtype))
+        return self.units.normalise(obs).to(self.actor.dtype)  # of float64 observations: before rounding
 
     def to(self, device: torch.device | str) -> NetworkTeacher:
         """The same teacher with its parameters on `device`."""

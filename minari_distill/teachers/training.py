@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +18,11 @@ from minari_distill.config import DistillConfig
 from minari_distill.errors import Diverged, TeacherError
 from minari_distill.teachers.teacher import Teacher
 from minari_distill.transitions import Transitions
+
+_DECIDING = (
+    "seed teacher_steps teacher_batch discount actor_lr critic_lr target_rate cql_alpha cql_n_actions discrete_cql_alpha "
+    "q_temperature top_fraction precision"
+).split()  # settings that a training depends on
 
 
 class Trainer(ABC):
@@ -37,6 +45,7 @@ class Trainer(ABC):
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.units = transitions.units()
         self._sources = list(transitions.source.dataset_ids)
+        self._mark = self._marked(transitions)
 
     @abstractmethod
     def advance(self, n_steps: int) -> float:
@@ -53,10 +62,20 @@ class Trainer(ABC):
     def cost_as_late(self) -> None:  # noqa: B027
         """Let steps cost what late ones cost at most, where early ones cost less; for estimates of time."""
 
+    def _marked(self, transitions: Transitions) -> Tensor:
+        """What a training is known by again, (32,) uint8: a digest of its settings and of the episodes' shape and rewards."""
+        settings = {name: getattr(self.config, name) for name in _DECIDING}
+        data = [len(transitions), transitions.obs_dim, transitions.act_dim, self._sources]
+        digest = hashlib.sha256(json.dumps([self.method, settings, data, self.device.type]).encode())
+        digest.update(transitions.episode_lengths.astype(np.int64).tobytes())
+        digest.update(transitions.episode_returns().tobytes())
+        return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
     def state_dict(self) -> dict[str, Tensor]:
         """A copy, on the CPU, of all that decides how the training goes on."""
         return {
             "step": torch.tensor(self.step_count),
+            "mark": self._mark,
             "generator": self.generator.get_state(),
             **{name: tensor.detach().cpu().clone() for name, tensor in self.tensors().items()},
         }
@@ -65,16 +84,21 @@ class Trainer(ABC):
         """Go on from `state`.
 
         Raises:
-            TeacherError: It belongs to another method, or to other sizes.
+            TeacherError: It belongs to another training: another method, other settings, other data, or another kind of device.
         """
         live = self.tensors()
-        expected = {name: tuple(t.shape) for name, t in live.items()} | {"step": ()}
+        expected = {name: tuple(t.shape) for name, t in live.items()} | {"step": (), "mark": (32,)}
         given = {name: tuple(t.shape) for name, t in state.items() if name != "generator"}
         if expected != given or "generator" not in state:
             different = sorted(n for n in expected.keys() | given.keys() if expected.get(n) != given.get(n))
             raise TeacherError(
                 f"The checkpoint is not one of this {self.method} training (other {', '.join(different[:3])}): "
                 "give the run's own settings, or start anew without resume."
+            )
+        if not torch.equal(state["mark"].cpu(), self._mark):
+            raise TeacherError(
+                f"The checkpoint is one of another {self.method} training: of other data, other settings (seed, rates, steps …) "
+                "or another kind of device. Go on where it began, or start anew without resume."
             )
         for name, tensor in live.items():
             tensor.copy_(state[name])

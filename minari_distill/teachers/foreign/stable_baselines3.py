@@ -60,7 +60,10 @@ def from_stable_baselines3(agent: Any, vec_normalize: Any = None) -> FunctionTea
     def normalised(obs: Tensor) -> Any:
         vectors, space = obs.cpu().numpy(), policy.observation_space
         if isinstance(space, spaces.Box):  # as it is: what lies outside the declared bounds is not moved
-            values = vectors.reshape(-1, *space.shape).astype(space.dtype)
+            values = vectors.reshape(-1, *space.shape)
+            if np.issubdtype(space.dtype, np.integer):  # which would wrap around, and round towards zero
+                values = np.rint(values).clip(space.low, space.high)
+            values = values.astype(space.dtype)
         else:
             values = observations.decode(vectors)
         return values if statistics is None else statistics.normalize_obs(values)
