@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from minari_distill import completion, hub_cli
 from minari_distill.benchmark.cli import benchmark
 from minari_distill.config import check_seed
 from minari_distill.doctor import doctor
+from minari_distill.errors import ConfigError
 from minari_distill.expand import NOISE
 from minari_distill.export_cli import export
 from minari_distill.progress import Progress
@@ -187,7 +189,8 @@ def evaluate(
     synset: Annotated[
         str,
         typer.Argument(
-            help="Minari id or folder of a synset, or an hf:// address.", autocompletion=completion.synsets
+            help="Id (of Minari, or gallery/…) or folder of a synset, or an hf:// address.",
+            autocompletion=completion.synsets,
         ),
     ],
     recipe: Annotated[
@@ -213,7 +216,8 @@ def evaluate(
     Example: `minari-distill evaluate me/hopper-medium-distilled-v0 --recipe general`
     """
     with one_line_errors(as_json), reporter(quiet=as_json) as report:
-        check_seed(seed)  # as given, before it is multiplied
+        if check_seed(seed) >= 2**63 // 1000:  # as given, before it is multiplied
+            raise ConfigError(f"seed={seed} must be below {2**63 // 1000}: episodes start from 1000 × seed.")
         loaded = md.load_synset(synset)
         if resolve_recipe(loaded.recipe, recipe, {}).infinite:  # its students are all the same one
             if ensemble > 1:
@@ -224,10 +228,12 @@ def evaluate(
                     )
                 )
             students, episodes, ensemble = 1, students * episodes, 1
-        policies = [
-            md.behavior_clone(loaded, recipe=recipe, n_policies=ensemble, seed=1000 * seed + k)
-            for k in range(students)
-        ]
+        policies = []
+        for k in range(students):
+            policies.append(
+                md.behavior_clone(loaded, recipe=recipe, n_policies=ensemble, seed=1000 * seed + k)
+            )
+            report(Progress("students", step=k + 1, total=students))
         score = md.evaluate(policies, loaded, n_episodes=episodes, seed=1000 * seed, report=report)
     if as_json:
         print_json({"id": synset, "recipe": recipe, "ensemble": ensemble, **score.to_json()})
@@ -241,7 +247,8 @@ def expand(
     synset: Annotated[
         str,
         typer.Argument(
-            help="Minari id or folder of a synset, or an hf:// address.", autocompletion=completion.synsets
+            help="Id (of Minari, or gallery/…) or folder of a synset, or an hf:// address.",
+            autocompletion=completion.synsets,
         ),
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="Minari id of the many pairs.")],
@@ -267,6 +274,20 @@ def expand(
         return
     tell(f"Saved {output} ({len(many)} pairs) in {path}")
     tell(f"Next: minari-distill evaluate {quote(output)}, or minari-distill export {quote(output)} --to …")
+
+
+@app.command()
+def gallery(as_json: JsonFlag = False) -> None:
+    """The synsets that ship with the package, with their scores; every command that reads a synset takes their ids.
+
+    Example: `minari-distill gallery`
+    """
+    with one_line_errors(as_json):
+        entries = md.gallery()
+    if as_json:
+        print_json({"synsets": [dataclasses.asdict(entry) for entry in entries]})
+        return
+    print(entries)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from minari.storage.datasets_root_dir import get_dataset_path
 
 from minari_distill.config import PRESETS, DistillConfig
 from minari_distill.exporters.formats import FORMATS
+from minari_distill.loading import gallery_ids
 from minari_distill.locate import local_ids
 from minari_distill.objectives import OBJECTIVES
 
@@ -19,8 +20,8 @@ def datasets(incomplete: str) -> Iterator[str]:
 
 
 def synsets(incomplete: str) -> Iterator[str]:
-    """Synsets on this machine."""
-    return _from(filter(_is_synset, local_ids()), incomplete)
+    """Synsets on this machine, and those that ship with the package."""
+    return _from((*filter(_is_synset, local_ids()), *gallery_ids()), incomplete)
 
 
 def presets(incomplete: str) -> Iterator[str]:

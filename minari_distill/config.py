@@ -36,6 +36,40 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
+def check_whole(name: str, value: Any, least: int = 1) -> int:
+    """The number as Python's own; refuses halves, texts and what is below `least`.
+
+    Raises:
+        ConfigError: It is no whole number from `least` on.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ConfigError(
+            f"{name}={value!r} must be a whole number, at least {least}: for example {name}=10."
+        )
+    return int(value)
+
+
+def _right_kind(name: str, value: Any, default: Any) -> None:
+    """Refuse a text where a number belongs, half a step, or a number where a name belongs."""
+    if isinstance(default, bool):
+        fits, kind = isinstance(value, bool), "True or False"
+    elif isinstance(default, int):
+        fits, kind = isinstance(value, Integral) and not isinstance(value, bool), "a whole number"
+    elif isinstance(default, float):
+        fits, kind = isinstance(value, Real) and not isinstance(value, bool), "a number"
+    elif isinstance(default, str):
+        fits, kind = isinstance(value, str), "a name"
+    else:
+        fits, kind = isinstance(value, list | tuple), "a list"
+    if not fits:
+        raise ConfigError(f"{name}={value!r} must be {kind}, for example {name}={default!r}.")
+
+
+def _check_kinds(config: Any) -> None:
+    for field in dataclasses.fields(config):
+        _right_kind(field.name, getattr(config, field.name), field.default)
+
+
 def _positive(name: str, value: float) -> None:
     if not 0 < value < math.inf:
         raise ConfigError(f"{name}={value} must be positive and finite.")
@@ -89,6 +123,7 @@ class StudentRecipe:
     ridge: float = 1e-2  # of such a student: λ, as a share of its kernel's mean diagonal
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _one_of("head", self.head, ("tanh", "linear", "softmax"))
         _one_of("init", self.init, ("orthogonal", "torch"))
         _one_of("optimizer", self.optimizer, ("sgd", "momentum", "adam", "adamw"))
@@ -98,6 +133,18 @@ class StudentRecipe:
         _at_least("batch", self.batch, 0)
         _positive("lr", self.lr)
         _positive("ridge", self.ridge)
+        for name, least, most in (
+            ("momentum", 0, 1),
+            ("eps", 0, math.inf),
+            ("weight_decay", 0, math.inf),
+            ("output_gain", -math.inf, math.inf),
+        ):
+            if not (least <= getattr(self, name) < most and math.isfinite(getattr(self, name))):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} must be finite"
+                    + (f", at least {least}" if least == 0 else "")
+                    + (f" and below {most}." if most == 1 else ".")
+                )
         if self.infinite and self.residual:
             raise ConfigError("infinite=True has no residual=True: give one of the two.")
         _betas("betas", self.betas)
@@ -217,6 +264,7 @@ class DistillConfig:
     memory_budget_gb: float = 8.0  # activations of the window; more inner steps are recomputed
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _one_of("preset", self.preset, PRESETS)
         _one_of("initializer", self.initializer, ("random", "relabelled", "kmeans"))
         _one_of("teacher_method", self.teacher_method, ("auto", "cal_ql", "filtered_bc"))
@@ -449,22 +497,4 @@ def _replace(config: Any, changes: dict[str, Any]) -> Any:
             raise ConfigError(
                 f"Unknown setting {name!r}.{did_you_mean(name, known)} Known settings: {', '.join(known)}."
             )
-    for name, value in changes.items():
-        _right_kind(name, value, getattr(config, name))
     return dataclasses.replace(config, **changes)
-
-
-def _right_kind(name: str, value: Any, default: Any) -> None:
-    """Refuse a text where a number belongs, half a step, or a number where a name belongs."""
-    if isinstance(default, bool):
-        fits, kind = isinstance(value, bool), "True or False"
-    elif isinstance(default, int):
-        fits, kind = isinstance(value, Integral) and not isinstance(value, bool), "a whole number"
-    elif isinstance(default, float):
-        fits, kind = isinstance(value, Real) and not isinstance(value, bool), "a number"
-    elif isinstance(default, str):
-        fits, kind = isinstance(value, str), "a name"
-    else:
-        fits, kind = isinstance(value, list | tuple), "a list"
-    if not fits:
-        raise ConfigError(f"{name}={value!r} must be {kind}, for example {name}={default!r}.")

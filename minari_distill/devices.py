@@ -18,7 +18,7 @@ def resolve_device(name: str) -> torch.device:
     gpus = torch.cuda.device_count()
     try:
         device = torch.device(("cuda" if gpus else "cpu") if name == "auto" else name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device={name!r} is no device. Give 'auto', 'cpu' or 'cuda'.") from error
     if device.type == "cpu":
         return device

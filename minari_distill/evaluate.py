@@ -12,15 +12,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 
-from minari_distill.config import check_seed
+from minari_distill.config import check_seed, check_whole
 from minari_distill.env_specs import read_env_spec
 from minari_distill.errors import ConfigError, EnvironmentUnavailable
 from minari_distill.progress import Progress, Report, silent
 from minari_distill.spaces import SpaceCodec
 from minari_distill.students import Policy
-from minari_distill.teachers import Teacher
+from minari_distill.teachers import Teacher, as_read
 from minari_distill.transitions import Source
 
 # Two-sided 95 % quantiles of Student's t for 1 … 30 degrees of freedom.
@@ -71,9 +70,11 @@ class Score:
         return self.mean + self.half_width
 
     def __str__(self) -> str:
-        digits = 3 if abs(self.mean) < 1 and 0 < self.half_width < 0.05 else 1  # raw returns may be small
+        digits, size = 1, max(abs(self.mean), 0.0 if math.isnan(self.half_width) else self.half_width)
+        if 0 < abs(self.mean) < 1 and not self.half_width >= 0.1:  # raw returns may be small
+            digits = min(max(3, 1 - math.floor(math.log10(size))), 6)
         width = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
-        return f"{self.mean:.{digits}f}{width}"
+        return f"{round(self.mean, digits) + 0.0:.{digits}f}{width}"
 
 
 @dataclass(frozen=True)
@@ -174,11 +175,9 @@ def evaluate(
         ConfigError: No policy, no episode, or a bad seed.
     """
     policies = list(policy) if isinstance(policy, Sequence) and not isinstance(policy, str) else [policy]
-    if not policies or n_episodes < 1:
-        raise ConfigError(
-            f"{len(policies)} policies and n_episodes={n_episodes}: give one policy and one episode at least."
-        )
-    seed = check_seed(seed)
+    if not policies:
+        raise ConfigError("No policies given: give one at least, for instance behavior_clone(synset).")
+    n_episodes, seed = check_whole("n_episodes", n_episodes), check_seed(seed)
     if not isinstance(data, Source) and not hasattr(data, "source"):
         raise ConfigError(
             f"{data!r} is no Synset, Transitions or Source: its environment is not known. Read a synset with load_synset first."
@@ -222,7 +221,7 @@ class TeacherPolicy:
 
     def act_vectors(self, obs: np.ndarray) -> np.ndarray:
         """Encoded greedy actions (n, act_dim) for encoded observations (n, obs_dim)."""
-        return self.teacher.policy(torch.as_tensor(obs).float()).numpy()
+        return self.teacher.policy(as_read(self.teacher, obs)).numpy()
 
 
 def make_environment(source: Source, **kwargs: Any) -> gymnasium.Env:
@@ -271,14 +270,26 @@ def _no_compiler_warnings() -> Iterator[None]:
         mujoco.set_mju_user_warning(before)
 
 
+def _check_fits(codec: SpaceCodec, env: gymnasium.Env) -> None:
+    there = SpaceCodec(env.observation_space, drop=codec.drop, dtype=codec.dtype)
+    if there.dim != codec.dim:
+        raise ConfigError(
+            f"A policy of {codec.dim} observation numbers cannot act in {env.spec.id if env.spec else env}, whose observations are "
+            f"{there.dim}: evaluate it with the synset that it was cloned from."
+        )
+
+
 def _lockstep(
     policies: Sequence[Policy | TeacherPolicy], envs: list[list[gymnasium.Env]], seed: int, report: Report
 ) -> tuple[np.ndarray, np.ndarray]:
     P, E = len(policies), len(envs[0])
-    codec = policies[0].observation_codec
-    obs = np.stack(
-        [[codec.encode_one(env.reset(seed=seed + j)[0]) for j, env in enumerate(row)] for row in envs]
-    )
+    codecs = [policy.observation_codec for policy in policies]
+    for codec in codecs:
+        _check_fits(codec, envs[0][0])
+    obs = [
+        np.stack([codec.encode_one(env.reset(seed=seed + j)[0]) for j, env in enumerate(row)])
+        for codec, row in zip(codecs, envs, strict=True)
+    ]
     spec = envs[0][0].spec
     endless = spec is None or spec.max_episode_steps is None
     if endless:
@@ -293,11 +304,11 @@ def _lockstep(
     while running.any():
         for p in np.flatnonzero(running.any(1)).tolist():
             live = np.flatnonzero(running[p]).tolist()
-            actions = policies[p].act_vectors(obs[p, live])
+            actions = policies[p].act_vectors(obs[p][live])
             for j, vector in zip(live, actions, strict=True):
                 action = policies[p].action_codec.decode_one(vector)
                 observation, reward, terminated, truncated, _ = envs[p][j].step(action)
-                obs[p, j] = codec.encode_one(observation)
+                obs[p][j] = codecs[p].encode_one(observation)
                 returns[p, j] += float(reward)
                 lengths[p, j] += 1
                 cut = endless and lengths[p, j] >= _LONGEST

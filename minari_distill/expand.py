@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy as np
 import torch
 
-from minari_distill.config import GENERAL_RECIPE, check_seed
+from minari_distill.config import GENERAL_RECIPE, check_seed, check_whole
 from minari_distill.errors import ConfigError
 from minari_distill.layout import to_json
 from minari_distill.students import behavior_clone
@@ -49,13 +49,14 @@ def expand(synset: Synset, n_pairs: int = 20_000, *, noise: float = NOISE, seed:
     Raises:
         ConfigError: No pairs asked, negative noise, or a synset that holds expanded pairs already.
     """
-    if not (isinstance(n_pairs, Integral) and n_pairs >= 1):
+    if not isinstance(synset, Synset):
         raise ConfigError(
-            f"n_pairs={n_pairs!r} must be a whole number, at least 1: for example n_pairs=20_000."
+            f"{synset!r} is no Synset. Read one with load_synset, for instance load_synset('me/hopper-v0')."
         )
+    n_pairs = check_whole("n_pairs", n_pairs)
     if not (isinstance(noise, Real) and 0 <= noise < math.inf):
         raise ConfigError(f"noise={noise!r} must be a number, not negative: for example noise={NOISE}.")
-    seed = check_seed(seed)
+    noise, seed = float(noise), check_seed(seed)
     if "expansion" in synset.metadata:
         raise ConfigError(
             f"These {len(synset)} pairs were made by expand already: expand the few that they were made of."

@@ -20,7 +20,8 @@ def export(
     synset: Annotated[
         str,
         typer.Argument(
-            help="Minari id or folder of a synset, or an hf:// address.", autocompletion=completion.synsets
+            help="Id (of Minari, or gallery/…) or folder of a synset, or an hf:// address.",
+            autocompletion=completion.synsets,
         ),
     ],
     to: Annotated[

@@ -12,7 +12,7 @@ from minari_distill.errors import TeacherError
 from minari_distill.objectives import Labels, find_objective
 from minari_distill.room import blocks
 from minari_distill.spaces import SpaceCodec
-from minari_distill.teachers import NetworkTeacher, QTeacher, Teacher, check_actions
+from minari_distill.teachers import NetworkTeacher, Teacher, as_read, check_actions
 from minari_distill.transitions import Transitions
 from minari_distill.units import Units
 
@@ -46,14 +46,10 @@ def _ask(teacher: Teacher, transitions: Transitions, config: DistillConfig) -> t
     n, codec, device = len(transitions), transitions.action_codec, resolve_device(config.device)
     teacher.check_fits(transitions.obs_dim, transitions.act_dim)
 
-    own = isinstance(
-        teacher, NetworkTeacher | QTeacher
-    )  # which normalise before rounding; others are given float32
     fixed = codec.low == codec.high
 
     def raw(rows: slice) -> Tensor:
-        obs = torch.as_tensor(transitions.observations[rows])
-        return (obs if own else obs.float()).to(device)
+        return as_read(teacher, transitions.observations[rows]).to(device)
 
     def decide(rows: slice) -> np.ndarray:
         actions = teacher.policy(raw(rows)).cpu().numpy()

@@ -68,11 +68,10 @@ class PolicyModule(nn.Module):
             self.register_buffer(name, torch.as_tensor(bound, dtype=torch.float32))
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Greedy actions (n, *action shape) for observations (n, *observation shape), float32."""
-        observation = observation.to(self.theta.dtype)  # Gymnasium's are often float64
-        # a single number has no axis of its own
+        """Greedy actions (n, *action shape) for observations (n, *observation shape); one alone is a batch of one."""
         units = Units(self.obs_mean, self.obs_std, self.act_low, self.act_high, self.discrete)
-        x = units.normalise(observation.unsqueeze(-1).flatten(1))
+        # Gymnasium's are often float64: normalise before rounding
+        x = units.normalise(observation.reshape(-1, self.arch.obs_dim)).to(self.theta.dtype)
         action = units.unscale(forward(self.theta, x, self.arch)).mean(0)
         if self.discrete:
             return action.argmax(1) + self.first

@@ -26,7 +26,9 @@ def leaves_of(space: gym.Space, path: Path = ()) -> Iterator[tuple[Path, gym.Spa
 
 
 def without(space: gym.Space, path: Path, is_dropped: Callable[[Path], bool]) -> Any:
-    """`space` without the dropped leaves; None where nothing is left."""
+    """`space` without the dropped leaves; None where they were all that it had."""
+    if not list(leaves_of(space)):
+        return space  # it was empty before
     if path and is_dropped(path):
         return None
     if isinstance(space, spaces.Dict):

@@ -280,7 +280,9 @@ def first_difference(a: gym.Space, b: gym.Space, drop: Sequence[str] = ()) -> st
 def _look_up(value: Any, part: Part) -> Any:
     for depth, key in enumerate(part.path):
         try:
-            value = value[key]
+            # JSON, which a codec travels as, knows keys of text alone
+            by_number = isinstance(value, dict) and key not in value and str(key).isdecimal()
+            value = value[int(key) if by_number else key]
         except (KeyError, IndexError, TypeError) as error:
             raise DatasetError(
                 f"{quoted(part.name)} is missing: there is no {key!r} in "

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minari_distill.config import GENERAL_RECIPE, INFINITE_FIELDS, StudentRecipe, check_seed
+from minari_distill.config import GENERAL_RECIPE, INFINITE_FIELDS, StudentRecipe, check_seed, check_whole
 from minari_distill.devices import resolve_device
-from minari_distill.errors import ConfigError
+from minari_distill.errors import ConfigError, DatasetError, did_you_mean
 from minari_distill.files import write_atomically
 from minari_distill.infinite import parameters, regress
 from minari_distill.inner.loop import InnerLoop
@@ -43,7 +43,7 @@ def train_students(
     generator: torch.Generator,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Tensor:
-    """Parameters (K, P) of K students trained by `recipe`.
+    """Parameters (K, P) of K students trained by `recipe`; of infinite width there is one, (1, P), however many are asked.
 
     Args:
         S: (n, obs_dim) normalised observations.
@@ -52,15 +52,19 @@ def train_students(
         n_students: K.
         generator: draws the initial parameters and the minibatches; on the device of S.
         should_stop: asked before every step; once true, the parameters are those so far.
+
+    Raises:
+        ConfigError: The students diverged.
     """
     arch = Architecture.of(recipe, S.shape[1], A.shape[1])
     if recipe.infinite:
-        c = regress(S, A, layers=recipe.hidden_layers, head=recipe.head, ridge=recipe.ridge)
+        c = regress(S.double(), A.double(), layers=recipe.hidden_layers, head=recipe.head, ridge=recipe.ridge)
+        c = c.to(S.dtype)
         if not bool(torch.isfinite(c).all()):
             raise ConfigError(
                 f"ridge={recipe.ridge} is too small for pairs as near to one another as these: give ridge=1e-2."
             )
-        return parameters(S, c).repeat(n_students, 1)
+        return parameters(S, c).unsqueeze(0)
     theta = initialize(
         arch,
         n_students,
@@ -71,7 +75,7 @@ def train_students(
     )
     batches = takewhile(lambda _: not should_stop(), _batches(S, A, recipe, n_students, generator))
     if recipe.residual or recipe.weight_decay or recipe.optimizer == "adamw":
-        return _train_by_autograd(theta, batches, arch, recipe)
+        return _finite(_train_by_autograd(theta, batches, arch, recipe), recipe)
     loop = InnerLoop(
         recipe,
         obs_dim=S.shape[1],
@@ -85,7 +89,16 @@ def train_students(
     for x, u in batches:
         loop.feed(x, u)
         loop.advance()
-    return loop.master
+    return _finite(loop.master, recipe)
+
+
+def _finite(theta: Tensor, recipe: StudentRecipe) -> Tensor:
+    diverged = int((~torch.isfinite(theta).all(1)).sum())
+    if diverged:
+        raise ConfigError(
+            f"{diverged} of {len(theta)} students diverged: lower the recipe's lr (now {recipe.lr}), or choose optimizer='adam'."
+        )
+    return theta
 
 
 def _batch_size(recipe: StudentRecipe, n_pairs: int) -> int:
@@ -142,7 +155,10 @@ def resolve_recipe(
     elif recipe == "general":
         chosen = GENERAL_RECIPE.replace(head="softmax") if own.head == "softmax" else GENERAL_RECIPE
     else:
-        raise ConfigError(f"recipe={recipe!r} is unknown. Give 'recipe', 'general' or a StudentRecipe.")
+        near = did_you_mean(str(recipe), ("recipe", "general"))
+        raise ConfigError(
+            f"recipe={recipe!r} is unknown.{near} Give 'recipe' (the synset's own) or 'general', or in Python a StudentRecipe."
+        )
     chosen = chosen.replace(**changes)
     meaningless = sorted(set(changes) - INFINITE_FIELDS)
     if chosen.infinite and meaningless:
@@ -177,8 +193,21 @@ class Policy:
         return [self._with(self.theta[k : k + 1]) for k in range(len(self))]
 
     def act(self, observation: Any) -> Any:
-        """The greedy action for one observation of the source's observation space."""
-        vector = self.observation_codec.encode_one(observation)
+        """The greedy action for one observation of the source's observation space.
+
+        Raises:
+            ConfigError: It is none of that space.
+        """
+        try:
+            vector = self.observation_codec.encode_one(observation)
+        except (DatasetError, ValueError) as error:
+            pair = (
+                isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict)
+            )
+            raise ConfigError(
+                f"This is no observation of {self.observation_codec.space}: {error}"
+                + (" env.reset() gives a pair, (observation, info): give its first." if pair else "")
+            ) from error
         return self.action_codec.decode_one(self.act_vectors(vector[None])[0])
 
     def act_vectors(self, obs: np.ndarray) -> np.ndarray:
@@ -187,9 +216,22 @@ class Policy:
 
     @torch.no_grad()
     def each_act_vectors(self, obs: np.ndarray) -> np.ndarray:
-        """Actions (K, n, act_dim) of each student, for (n, obs_dim) or for (K, n, obs_dim), its own states."""
-        x = self.units.normalise(torch.as_tensor(obs, dtype=self.theta.dtype, device=self.theta.device))
-        return self.units.unscale(forward(self.theta, x, self.arch)).cpu().numpy()
+        """Actions (K, n, act_dim) of each student, for (n, obs_dim) or for (K, n, obs_dim), its own states.
+
+        Raises:
+            ConfigError: The observations have another length.
+        """
+        given = torch.as_tensor(obs, device=self.theta.device)
+        if given.shape[-1:] != (self.arch.obs_dim,):
+            raise ConfigError(
+                f"Observations of shape {tuple(given.shape)} given, (n, {self.arch.obs_dim}) expected: the vectors of "
+                "policy.observation_codec. policy.act takes one observation of the space."
+            )
+        # Terms of infinite width cancel to a thousandth: rounded to float32, actions would depend on what else is in the batch.
+        wide = torch.float64 if self.arch.infinite else self.theta.dtype
+        x = self.units.normalise(given).to(wide)  # of float64 observations: before rounding
+        actions = forward(self.theta.to(wide), x, self.arch).to(self.theta.dtype)
+        return self.units.unscale(actions).cpu().numpy()
 
     def save(self, path: str | Path) -> Path:
         """Write the policy by suffix; in every form raw observations go in and raw actions come out.
@@ -253,7 +295,7 @@ class Policy:
         if header.get("format") != "minari_distill.policy":
             raise ConfigError(f"{path} is a safetensors file but no policy. Write one with policy.save().")
         try:
-            return cls(
+            policy = cls(
                 tensors.pop("theta"),
                 StudentRecipe(**json.loads(header["recipe"])),
                 Units(**tensors, discrete=json.loads(header["discrete"])),
@@ -264,6 +306,30 @@ class Policy:
             raise ConfigError(
                 f"{path} is a policy that this minari_distill does not know ({error}). Try: pip install --upgrade minari-distill"
             ) from error
+        if reason := policy._unfit():
+            raise ConfigError(f"{path} is a damaged policy: {reason}. Write it anew with policy.save().")
+        return policy
+
+    def _unfit(self) -> str | None:
+        """What is wrong with the numbers, in words; None if nothing is."""
+        arch, units, theta = self.arch, self.units, self.theta
+        if theta.ndim != 2 or not len(theta) or not theta.is_floating_point():
+            return f"its parameters are {theta.dtype} of shape {tuple(theta.shape)}, (K, P) floating-point numbers expected"
+        fixed = (
+            arch.obs_dim**2 if arch.infinite else arch.n_parameters
+        )  # of infinite width: D, then n rows of S D and c
+        rest, row = theta.shape[1] - fixed, arch.obs_dim + arch.act_dim
+        if rest < 0 or rest % row or (rest and not arch.infinite):
+            return f"it has {theta.shape[1]} parameters a student, which its recipe has not"
+        for name, dim in (
+            ("obs_mean", arch.obs_dim),
+            ("obs_std", arch.obs_dim),
+            ("act_low", arch.act_dim),
+            ("act_high", arch.act_dim),
+        ):
+            if tuple(getattr(units, name).shape) != (dim,):
+                return f"{name} has shape {tuple(getattr(units, name).shape)}, ({dim},) expected"
+        return None
 
     def _with(self, theta: Tensor) -> Policy:
         return Policy(theta, self.recipe, self.units, self.observation_codec, self.action_codec)
@@ -306,7 +372,7 @@ def behavior_clone(
         recipe: "recipe" (the one the synset was distilled for), "general" (one that nothing was tuned for) or
             a `StudentRecipe`.
         n_policies: Students trained at once; several make an ensemble whose actions are averaged.
-            `policy.members()` takes it apart.
+            `policy.members()` takes it apart. Of infinite width there is one student, however many are asked.
         seed: Of the students' initial parameters.
         device: "cpu", "cuda" or "auto".
         **changes: Fields of the recipe to replace, for instance optimizer="sgd", hidden_layers=5.
@@ -317,8 +383,7 @@ def behavior_clone(
     Raises:
         ConfigError: An unknown recipe or field, or no policies at all.
     """
-    if n_policies < 1:
-        raise ConfigError(f"n_policies={n_policies} must be at least 1.")
+    n_policies = check_whole("n_policies", n_policies)
     seed = check_seed(seed)
     if not hasattr(synset, "recipe"):
         raise ConfigError(
@@ -331,7 +396,7 @@ def behavior_clone(
         )
     device = str(resolve_device(device))
     units = synset.units().to(device)
-    S = units.normalise(torch.as_tensor(synset.observations, device=device).float())
+    S = units.normalise(torch.as_tensor(synset.observations, device=device)).float()
     metric = None
     if chosen.in_metric:
         if synset.input_metric is None:

@@ -126,14 +126,15 @@ class Synset:
 
     def units(self) -> Units:
         """The units in which its students work: the source's statistics and the range of its actions."""
-        low, high = self.metadata.get("action_range", (self.action_codec.low, self.action_codec.high))
+        recorded = self.metadata.get("action_range")  # of the source's actions, as they were distilled
+        low, high = recorded or (self.action_codec.low, self.action_codec.high)
         return Units.of(
             self.observation_mean,
             self.observation_std,
             low,
             high,
             discrete=self.action_codec.is_discrete,
-            actions=self.actions,
+            actions=None if recorded else self.actions,
         )
 
     def summary(self) -> dict[str, Any]:

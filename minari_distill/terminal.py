@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from minari_distill.config import DistillConfig
 from minari_distill.errors import ConfigError, MinariDistillError
+from minari_distill.layout import to_json
 from minari_distill.progress import Progress, duration
 
 console = Console(stderr=True)
@@ -56,6 +58,11 @@ def one_line_errors(as_json: bool) -> Iterator[None]:
 
 def set_verbosity(verbose: bool) -> None:
     """Let the libraries speak (log records from INFO, warnings) and show errors whole, or be quiet."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # what an encoding does not know is a question mark, and no traceback
+            stream.reconfigure(errors="replace")
     if verbose:
         handler = RichHandler(console=console, show_path=False)
         logging.basicConfig(
@@ -70,8 +77,8 @@ def set_verbosity(verbose: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
-    print(json.dumps(value, indent=2))
+    """One JSON object on standard output; what is NaN or infinite is null."""
+    print(json.dumps(to_json(value), indent=2, allow_nan=False))
 
 
 def _print_error(text: str, error: Exception) -> bool:

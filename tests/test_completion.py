@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from minari_distill import completion
+from minari_distill.loading import gallery_ids
 from tests.conftest import write_dataset
 from tests.synsets import make_synset
 
@@ -32,21 +33,22 @@ def store():
 
 
 def test_bash_completes_commands_and_ids(store):
-    """Through the whole command line: a command, and the only synset."""
+    """Through the whole command line: a command, and the only synset beside the gallery's."""
     assert complete("minari-distill distil") == ["distill"]
-    assert complete("minari-distill show ") == ["me/pairs-v0"]
+    assert complete("minari-distill show m") == ["me/pairs-v0"]
+    assert "gallery/hopper-medium-replay-v0" in complete("minari-distill show gal")
 
 
 def test_a_namespace_named_data_hides_nothing(store):
     """`data/…` is a namespace like any other."""
     make_synset().save("data/pairs-v0")
-    assert set(completion.synsets("")) == {"data/pairs-v0", "me/pairs-v0"}
+    assert set(completion.synsets("")) == {"data/pairs-v0", "me/pairs-v0", *gallery_ids()}
     assert set(completion.datasets("")) >= {"demo/hopper-medium-replay-v0", "test/pendulum-v0"}
 
 
 def test_each_word_completes_to_what_fits_there(store):
     """Synsets where synsets are read, datasets where datasets are, names of settings with their `=`."""
-    assert list(completion.synsets("")) == ["me/pairs-v0"] and list(completion.synsets("x")) == []
+    assert list(completion.synsets("m")) == ["me/pairs-v0"] and list(completion.synsets("x")) == []
     assert list(completion.datasets("")) == ["demo/hopper-medium-replay-v0", "test/pendulum-v0"]
     assert list(completion.settings("inner_l")) == ["inner_lr="]
     assert list(completion.presets("q")) == ["quick"] and list(completion.recipes("g")) == ["general"]

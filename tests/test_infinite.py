@@ -71,7 +71,7 @@ def test_it_knows_its_pairs(head):
         A = torch.softmax(draws(9, 3, seed=1), -1)
     recipe = RECIPE.replace(head=head, ridge=1e-9)
     theta = train_students(S, A, recipe, 2, torch.Generator())
-    assert torch.equal(theta[0], theta[1])  # no draw in it
+    assert len(theta) == 1  # no draw in it: however many are asked, there is one
     acts = forward(theta, S, Architecture.of(recipe, 4, 3))
     torch.testing.assert_close(acts[0], A, atol=5e-3, rtol=0)
 

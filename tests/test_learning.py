@@ -220,6 +220,13 @@ def test_episodes_as_good_as_the_best_are_all_taken():
     assert best_transitions(data, 0.05).tolist() == [*range(24, 28), *range(8, 12), *range(20, 24)]
 
 
+def test_one_accident_does_not_make_all_others_good():
+    """Returns 1, 2, … 21: 19.1 and above are as good as 21, and still are with one of −1000 instead of 1."""
+    data = replace(point_mass(21, 1), rewards=np.arange(1.0, 22.0))
+    spoilt = replace(data, rewards=np.where(data.rewards == 1, -1000, data.rewards))
+    assert len(best_transitions(data, 0.01)) == len(best_transitions(spoilt, 0.01)) == 2
+
+
 def test_the_seen_share_by_hand():
     """γ = 0.5, three steps: cut off 1 − 0.5³, 1 − 0.5², 1 − 0.5; ended by itself: 1."""
     data = point_mass(2, 3, ends=True)

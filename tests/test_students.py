@@ -79,7 +79,7 @@ def test_recipes_by_name():
     assert resolve_recipe(own, "general", {}) == GENERAL_RECIPE
     assert resolve_recipe(own.replace(head="softmax"), "general", {}).head == "softmax"
     assert resolve_recipe(own, own, {"steps": 7}).steps == 7
-    with pytest.raises(ConfigError, match="Give 'recipe', 'general' or a StudentRecipe"):
+    with pytest.raises(ConfigError, match="Give 'recipe' .* or 'general'"):
         resolve_recipe(own, "best", {})
     with pytest.raises(ConfigError, match="Did you mean 'optimizer'"):
         resolve_recipe(own, "recipe", {"optimiser": "sgd"})
@@ -128,5 +128,5 @@ def test_saving_then_loading_a_policy_is_the_identity(tmp_path):
 
 def test_an_ensemble_needs_a_member():
     """n_policies=0 is refused."""
-    with pytest.raises(ConfigError, match="n_policies=0 must be at least 1"):
+    with pytest.raises(ConfigError, match="n_policies=0 must be a whole number, at least 1"):
         behavior_clone(None, n_policies=0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ from gymnasium import spaces
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from minari_distill.errors import HubError
+from minari_distill.evaluate import Score
 from minari_distill.layout import PARQUET
 from minari_distill.synset import Synset
 
@@ -342,10 +344,10 @@ def _scores(synset: Synset, repo_id: str, name: str) -> str:
     lines = ["| policy | score | 95 % interval | policies × episodes |", "|---|---|---|---|"]
     for policy, row in rows.items():
         width = row.get("ci95_half_width")
-        spread = f"± {width:.1f}" if _is_number(width) else "one value"
+        mean, _, spread = str(Score(row["mean"], width if _is_number(width) else math.nan, 1)).partition(" ")
         runs = f"{row.get('n_policies', '?')} × {row.get('n_episodes', '?')}"
         label = _inline(policy.replace("_", " "))
-        lines.append(f"| {label} | {row['mean']:.1f} | {spread} | {_inline(runs)} |")
+        lines.append(f"| {label} | {mean} | {spread or 'one value'} | {_inline(runs)} |")
     known = {policy.replace("_", " "): row for policy, row in rows.items()}
     again = next((policy for policy in _MEASURED_BY if policy in known), None)
     row = next(iter(rows.values())) if again is None else known[again]

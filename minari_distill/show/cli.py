@@ -26,7 +26,8 @@ def show(
     synset: Annotated[
         str,
         typer.Argument(
-            help="Minari id or folder of a synset, or an hf:// address.", autocompletion=completion.synsets
+            help="Id (of Minari, or gallery/…) or folder of a synset, or an hf:// address.",
+            autocompletion=completion.synsets,
         ),
     ],
     plot: Annotated[Path | None, typer.Option(help="Folder to write figures into, as PNG.")] = None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+from minari_distill.evaluate import Score
 from minari_distill.recorded import is_number, scores_of
 from minari_distill.synset import Synset
 
@@ -56,7 +58,7 @@ def score_lines(synset: Synset) -> list[ScoreLine]:
     lines = []
     for policy, row in scores_of(synset).items():
         width = row["ci95_half_width"]
-        score = f"{row['mean']:.1f}" + ("" if width is None else f" ± {width:.1f}")
+        score = str(Score(row["mean"], math.nan if width is None else width, row.get("n_policies", 1)))
         rollouts = f"{row.get('n_policies', '?')} × {row.get('n_episodes', '?')}"
         lines.append(ScoreLine(policy.replace("_", " "), score, rollouts))
     return lines

@@ -10,7 +10,7 @@ from minari_distill.teachers.learn import (
     settle_teacher,
 )
 from minari_distill.teachers.q_teacher import QTeacher
-from minari_distill.teachers.teacher import NetworkTeacher, Teacher, check_actions
+from minari_distill.teachers.teacher import NetworkTeacher, Teacher, as_read, check_actions
 
 __all__ = [
     "DISCRETE_TRAINERS",
@@ -18,6 +18,7 @@ __all__ = [
     "NetworkTeacher",
     "QTeacher",
     "Teacher",
+    "as_read",
     "check_actions",
     "estimate_seconds",
     "learn_teacher",

@@ -33,6 +33,8 @@ class QTeacher(Teacher):
         TeacherError: Shapes or numbers that cannot form a teacher.
     """
 
+    reads_float64 = True
+
     def __init__(
         self,
         *,

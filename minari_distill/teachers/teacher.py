@@ -37,12 +37,14 @@ class Teacher(ABC):
         act_dim: Length of an action vector; the number of actions where they are discrete.
         metadata: How it came to be (method, gradient steps, source ids, seed, versions); JSON types only.
         has_q: Whether `q` can be asked. The objective "av_pbc" needs it.
+        reads_float64: Whether it takes float64 observations, and normalises them before rounding.
     """
 
     obs_dim: int
     act_dim: int
     metadata: dict[str, Any]
     has_q: bool = True
+    reads_float64: bool = False
 
     @abstractmethod
     def policy(self, obs: Tensor) -> Tensor:
@@ -142,6 +144,12 @@ class Teacher(ABC):
             )
 
 
+def as_read(teacher: Teacher, obs: np.ndarray) -> Tensor:
+    """Observations (N, obs_dim) in the numbers that a teacher takes."""
+    x = torch.as_tensor(obs)
+    return x if teacher.reads_float64 else x.float()
+
+
 def check_actions(actions: np.ndarray, codec: SpaceCodec, first: int = 0) -> None:
     """Refuse a teacher's actions (N, act_dim), rows from `first` on, that the dataset's action space does not hold, but for rounding.
 
@@ -180,6 +188,8 @@ class NetworkTeacher(Teacher):
     Raises:
         TeacherError: Shapes or numbers that cannot form a teacher.
     """
+
+    reads_float64 = True
 
     def __init__(
         self,
