@@ -12,7 +12,7 @@ arm has a policy whose mean ends in a tanh, as students do, and
 
 Environment steps of the second stage count, but only what is evaluated after it can count as reached: the clone alone is not
 online learning. Every `--every` steps, greedy episodes in an environment of their own are a row of the CSV file, which grows
-while the program runs; a second run with the same file adds what is missing.
+while the program runs; a second run with the same file adds what is missing, and begins anew what was cut off.
 """
 
 from __future__ import annotations
@@ -159,6 +159,16 @@ def read_curves(path: Path) -> dict[tuple[str, int], np.ndarray]:
     return {key: np.array(points) for key, points in curves.items()}
 
 
+def forget(path: Path, arm: str, seed: int) -> None:
+    """Take the rows of one arm and seed out of the file: of a run that was cut off, which cannot go on."""
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["arm"], row["seed"]) != (arm, str(seed))]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def steps_to(curve: np.ndarray, target: float, window: int = 3) -> float:
     """Environment steps after which the mean of the last `window` evaluations is first at least `target`.
 
@@ -229,7 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     done = read_curves(given.csv)
     for seed in range(given.seeds):
         for arm in given.arms:
-            if (arm, seed) not in done:
+            curve = done.get((arm, seed))
+            if curve is None or curve[-1, 0] + given.every <= given.steps:
+                if curve is not None:
+                    forget(given.csv, arm, seed)
                 writer = curve_writer(synset, given.csv, arm, seed, given.every, given.episodes)
                 train(synset, arm, seed, given.steps, given.warm_up, writer)
     curves = read_curves(given.csv)

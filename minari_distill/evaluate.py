@@ -270,22 +270,13 @@ def _no_compiler_warnings() -> Iterator[None]:
         mujoco.set_mju_user_warning(before)
 
 
-def _check_fits(codec: SpaceCodec, env: gymnasium.Env) -> None:
-    there = SpaceCodec(env.observation_space, drop=codec.drop, dtype=codec.dtype)
-    if there.dim != codec.dim:
-        raise ConfigError(
-            f"A policy of {codec.dim} observation numbers cannot act in {env.spec.id if env.spec else env}, whose observations are "
-            f"{there.dim}: evaluate it with the synset that it was cloned from."
-        )
-
-
 def _lockstep(
     policies: Sequence[Policy | TeacherPolicy], envs: list[list[gymnasium.Env]], seed: int, report: Report
 ) -> tuple[np.ndarray, np.ndarray]:
     P, E = len(policies), len(envs[0])
-    codecs = [policy.observation_codec for policy in policies]
+    codecs, env = [policy.observation_codec for policy in policies], envs[0][0]
     for codec in codecs:
-        _check_fits(codec, envs[0][0])
+        codec.check_fits(env.observation_space, env.spec.id if env.spec else str(env))
     obs = [
         np.stack([codec.encode_one(env.reset(seed=seed + j)[0]) for j, env in enumerate(row)])
         for codec, row in zip(codecs, envs, strict=True)

@@ -24,7 +24,7 @@ import numpy as np
 from gymnasium import spaces
 from minari.serialization import deserialize_space, serialize_space
 
-from minari_distill.errors import DatasetError, did_you_mean
+from minari_distill.errors import ConfigError, DatasetError, did_you_mean
 from minari_distill.leaves import Coder, coder_of
 from minari_distill.space_tree import Path, build, leaves_of, name_of, quoted, without
 
@@ -197,6 +197,19 @@ class SpaceCodec:
                     i = int(np.abs(total - 1).argmax())
                     return f"the probabilities of {quoted(part.name)} add up to {total[i]:.6g} in row {first + i}, not to 1"
         return None
+
+    def check_fits(self, space: gym.Space, of: str) -> None:
+        """Refuse values of another length, those of `space`, which belongs to `of`.
+
+        Raises:
+            ConfigError: They are; both lengths are named.
+        """
+        there = SpaceCodec(space, self.drop, self.dtype).dim
+        if there != self.dim:
+            raise ConfigError(
+                f"Observations of {self.dim} numbers were learnt from, and those of {of} are {there}: it is of another "
+                "environment than the synset's."
+            )
 
     # ------------------------------------------------------------------------------------ description
 

@@ -196,17 +196,17 @@ class Policy:
         """The greedy action for one observation of the source's observation space.
 
         Raises:
-            ConfigError: It is none of that space.
+            DatasetError: It is none of that space.
         """
         try:
             vector = self.observation_codec.encode_one(observation)
-        except (DatasetError, ValueError) as error:
+        except ValueError as error:  # NumPy's
             pair = (
                 isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict)
             )
-            raise ConfigError(
+            raise DatasetError(
                 f"This is no observation of {self.observation_codec.space}: {error}"
-                + (" env.reset() gives a pair, (observation, info): give its first." if pair else "")
+                + (". env.reset() gives a pair, (observation, info): give its first." if pair else "")
             ) from error
         return self.action_codec.decode_one(self.act_vectors(vector[None])[0])
 

@@ -18,19 +18,22 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 
 from minari_distill.spaces import SpaceCodec
 from minari_distill.synset import Synset
 
 
-class VectorObservation(gymnasium.ObservationWrapper):
+class VectorObservation(gymnasium.ObservationWrapper, RecordConstructorArgs):
     """Observations of any space as the synset's vectors (obs_dim,), in raw units.
 
     For an environment of one flat Box it changes only the type, to float32.
     """
 
     def __init__(self, env: gymnasium.Env, codec: SpaceCodec):
+        RecordConstructorArgs.__init__(self, codec=codec)
         super().__init__(env)
+        codec.check_fits(env.observation_space, str(env))
         self.codec = codec
         self.observation_space = spaces.Box(
             codec.low.astype(np.float32), codec.high.astype(np.float32), dtype=np.float32
@@ -46,7 +49,7 @@ class VectorObservation(gymnasium.ObservationWrapper):
         return self.codec.encode_one(observation).astype(np.float32)
 
 
-class NormalizeObservation(gymnasium.ObservationWrapper):
+class NormalizeObservation(gymnasium.ObservationWrapper, RecordConstructorArgs):
     """x = (observation − mean) / std, float32, with fixed statistics; for codebases that take none themselves.
 
     Attributes:
@@ -55,7 +58,9 @@ class NormalizeObservation(gymnasium.ObservationWrapper):
     """
 
     def __init__(self, env: gymnasium.Env, codec: SpaceCodec, mean: np.ndarray, std: np.ndarray):
+        RecordConstructorArgs.__init__(self, codec=codec, mean=mean, std=std)
         super().__init__(env)
+        codec.check_fits(env.observation_space, str(env))
         self.codec = codec
         self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
         self.observation_space = spaces.Box(-np.inf, np.inf, (codec.dim,), np.float32)

@@ -1,7 +1,10 @@
 """The command line: each command's help, a run, its JSON, and a failing run."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +70,23 @@ def test_an_unknown_option_is_told_in_json_too(command):
     result = run(command, "--json", "--no-such-option")
     told = json.loads(result.stdout)
     assert result.exit_code == 2 and "--no-such-option" in told["error"] and told["kind"] == "NoSuchOption"
+
+
+def test_the_gallery_is_listed():
+    """As a table and as JSON, in this or any other encoding of the terminal."""
+    assert "gallery/hopper-medium-replay-v0" in run("gallery").stdout
+    ids = [entry["id"] for entry in json.loads(run("gallery", "--json").stdout)["synsets"]]
+    assert ids == [entry.id for entry in md.gallery()]
+    command = [sys.executable, "-m", "minari_distill", "show", ids[0]]
+    shown = subprocess.run(
+        command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True
+    )
+    assert shown.returncode == 0 and not shown.stderr and "256 ? 17" in shown.stdout
+
+
+def test_a_seed_that_is_too_large_is_told_as_it_was_typed():
+    result = run("evaluate", "gallery/hopper-medium-replay-v0", "--seed", 10**17)
+    assert result.exit_code == 1 and f"seed={10**17} must be below" in plain(result.output)
 
 
 def test_help_and_version_stand_beside_json():

@@ -8,11 +8,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import minari_distill as md
 from minari_distill.config import make_config
 from minari_distill.errors import ConfigError, EnvironmentUnavailable
 from minari_distill.evaluate import (
+    _T95,
     Evaluation,
     Score,
     TeacherPolicy,
@@ -20,6 +22,8 @@ from minari_distill.evaluate import (
     evaluate,
     make_environment,
 )
+from minari_distill.source import Source
+from minari_distill.spaces import SpaceCodec
 from minari_distill.transitions import EMBEDDED_ID
 from tests.synsets import make_synset
 
@@ -43,6 +47,72 @@ def test_the_interval_of_three_values_by_hand():
     assert math.isnan(Score.of([5.0]).half_width) and str(Score.of([5.0])) == "5.0"
     many = np.random.default_rng(0).normal(size=101)
     assert Score.of(many).half_width == pytest.approx(1.984 * many.std(ddof=1) / math.sqrt(101), rel=1e-2)
+
+
+def test_the_quantiles_are_students():
+    """Each within rounding of the point below which 97.5 % of Student's t lies, by integration of its density."""
+    for nu, t in enumerate(_T95, 1):
+        x = np.linspace(0, t, 20_001)
+        density = (1 + x**2 / nu) ** (-(nu + 1) / 2)
+        density *= math.gamma((nu + 1) / 2) / (math.gamma(nu / 2) * math.sqrt(nu * math.pi))
+        assert 0.5 + np.trapezoid(density, x) == pytest.approx(0.975, abs=5e-5)
+
+
+def test_the_score_of_several_policies_by_hand():
+    """Returns (0, 2) and (4, 6): the policies' means 1 and 5, 3 ± 12.706·2.828/√2 = 25.4; of one policy, its episodes."""
+    several = Evaluation(np.array([[0.0, 2], [4, 6]]), np.ones((2, 2)), "X-v0", None, None, "", 0, 0.0)
+    assert several.score.mean == 3 and several.score.half_width == pytest.approx(25.412, abs=1e-3)
+    alone = dataclasses.replace(several, returns=several.returns[:1])
+    assert alone.score.half_width == pytest.approx(12.706, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "width", "told"),
+    [
+        (45.93, 0.21, "45.9 ± 0.2"),
+        (-0.04, 0.6, "0.0 ± 0.6"),
+        (0.0449, 0.004, "0.045 ± 0.004"),
+        (-0.015, 0.0635, "-0.015 ± 0.064"),
+        (0.00042, 0.00004, "0.00042 ± 0.00004"),
+        (0.04, math.nan, "0.040"),
+        (0.0, math.nan, "0.0"),
+    ],
+)
+def test_small_returns_keep_their_digits(mean, width, told):
+    assert str(Score(mean, width, 5)) == told
+
+
+class _Two(gymnasium.Env):
+    """Observes 1 and −1; the reward is the action."""
+
+    observation_space = spaces.Dict({name: spaces.Box(-1, 1, (1,), np.float32) for name in "ab"})
+    action_space = spaces.Box(-5, 5, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return {"a": np.float32([1]), "b": np.float32([-1])}, {}
+
+    def step(self, action):
+        return self.reset()[0], float(action[0]), True, False, {}
+
+
+def test_each_policy_reads_with_its_own_codec():
+    """Of two policies that act as they see, one sees a and one sees b, in whatever order they are rolled out."""
+    gymnasium.register("tests/Two-v0", entry_point="tests.test_evaluate:_Two")
+    source = Source(("test/two-v0",), env_spec=gymnasium.spec("tests/Two-v0").to_json())
+    teacher = md.Teacher.from_callable(lambda obs: 3 * obs, obs_dim=1, act_dim=1)
+    action = SpaceCodec(_Two.action_space)
+    a, b = (TeacherPolicy(teacher, SpaceCodec(_Two.observation_space, drop=d), action) for d in "ba")
+    assert evaluate([a, b], source, n_episodes=1).returns.tolist() == [[3], [-3]]
+    assert evaluate([b, a], source, n_episodes=1).returns.tolist() == [[-3], [3]]
+    whole = TeacherPolicy(teacher, SpaceCodec(spaces.Box(-1, 1, (4,), np.float32)), action)
+    with pytest.raises(ConfigError, match="Observations of 4 numbers .* of tests/Two-v0 are 2"):
+        evaluate([a, whole], source, n_episodes=1)
+
+
+@pytest.mark.parametrize("n", [0, 2.5, True])
+def test_numbers_of_episodes_are_whole(data, n):
+    with pytest.raises(ConfigError, match="n_episodes=.* must be a whole number, at least 1"):
+        evaluate(linear(data, 0), data, n_episodes=n)
 
 
 def test_normalised_scores_and_their_unit():

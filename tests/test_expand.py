@@ -124,11 +124,29 @@ def test_networks_learn_from_many_what_they_cannot_from_few():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"n_pairs": 0}, "n_pairs=0"), ({"noise": -1.0}, "noise=-1.0"), ({"noise": float("nan")}, "noise=nan")],
+    [
+        ({"n_pairs": 0}, "n_pairs=0"),
+        ({"n_pairs": True}, "n_pairs=True"),
+        ({"noise": -1.0}, "noise=-1.0"),
+        ({"noise": float("nan")}, "noise=nan"),
+    ],
 )
 def test_bad_numbers_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         expand(few(), **changes)
+
+
+def test_what_is_no_synset_is_refused():
+    with pytest.raises(ConfigError, match="'gallery/x' is no Synset. Read one with load_synset"):
+        expand("gallery/x")
+
+
+def test_the_seed_is_the_networks_too():
+    """Of pairs that were distilled for networks, another seed is another student, at the same states."""
+    synset = make_synset(12, recipe=StudentRecipe(hidden_width=8, steps=20), input_metric=None)
+    a, b, again = (expand(synset, 12, noise=0.0, seed=seed) for seed in (0, 1, 0))
+    assert np.array_equal(a.observations, b.observations) and np.array_equal(a.actions, again.actions)
+    assert np.abs(a.actions - b.actions).max() > 1e-3
 
 
 def test_who_exports_or_finds_pairs_that_networks_cannot_read_is_told(tmp_path):

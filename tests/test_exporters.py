@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces
 from safetensors import safe_open
 
-from minari_distill.errors import ExportError
+from minari_distill.errors import ConfigError, ExportError
 from minari_distill.exporters import formats, rllib
 from minari_distill.exporters.arrays import observation_box, pairs_for, to_arrays
 from minari_distill.exporters.pytorch import Normalize
@@ -267,6 +267,17 @@ def test_the_wrappers_make_vectors_of_a_dict():
     np.testing.assert_allclose(
         x * synset.observation_std + synset.observation_mean, [0.5, -0.5, 0, 0, 1], atol=1e-5
     )
+
+
+def test_wrapped_environments_are_made_again_by_their_spec():
+    """Gymnasium records how each wrapper was made; one of another environment is refused at once."""
+    synset = make_synset()
+    for wrapper in (VectorObservation, NormalizeObservation):
+        env = wrapper.from_synset(gymnasium.make("Pendulum-v1"), synset)
+        again = gymnasium.make(env.spec)
+        np.testing.assert_array_equal(env.reset(seed=3)[0], again.reset(seed=3)[0])
+        with pytest.raises(ConfigError, match="Observations of 3 numbers .* are 4"):
+            wrapper.from_synset(gymnasium.make("CartPole-v1"), synset)
 
 
 # ---------------------------------------------------------------------------------------------- codebases

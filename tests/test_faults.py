@@ -530,7 +530,7 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
     "unknown recipe": (
         lambda w: md.behavior_clone(w.distill(), recipe="own"),
         ConfigError,
-        "recipe='own' is unknown. Give 'recipe', 'general'",
+        "recipe='own' is unknown. Give 'recipe' .* or 'general'",
     ),
     "no students": (
         lambda w: md.behavior_clone(w.distill(), n_policies=0),
@@ -563,7 +563,11 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
         ConfigError,
         "seed=0.5 must be a whole number",
     ),
-    "no policies": (lambda w: md.evaluate([], w.distill()), ConfigError, "give one policy and one episode"),
+    "no policies": (
+        lambda w: md.evaluate([], w.distill()),
+        ConfigError,
+        "No policies given: give one at least",
+    ),
     "recipe's field": (
         lambda w: md.behavior_clone(w.distill(), step=3),
         ConfigError,
@@ -586,7 +590,7 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
     "not one episode": (
         lambda w: md.evaluate(md.behavior_clone(synset := w.distill()), synset, n_episodes=0),
         ConfigError,
-        "n_episodes=0: give one policy and one episode at least",
+        "n_episodes=0 must be a whole number, at least 1",
     ),
     "environment gone": (
         lambda w: w.evaluated(env_spec=NOWHERE, requirements=("nowhere>=2",)),

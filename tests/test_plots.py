@@ -7,8 +7,9 @@ from gymnasium import spaces
 from matplotlib.axes import Axes
 
 from minari_distill import plots
-from minari_distill.plots.pairs import MOST_ACTIONS, _components
+from minari_distill.plots.pairs import MOST_ACTIONS, _components, _panels
 from minari_distill.plots.style import PALETTE
+from minari_distill.spaces import SpaceCodec
 from minari_distill.transitions import load_transitions
 from tests.conftest import write_dataset
 from tests.synsets import MINIGRID, make_synset
@@ -110,3 +111,42 @@ def test_any_space_can_be_drawn(tmp_path, observation_space, action_space, drop)
     synset = make_synset(1, observation_space, action_space, drop=drop)
     for draw in (plots.principal_components, plots.action_histograms):
         assert draw(synset, None, "t", tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_panels_of_every_kind_of_action():
+    """A histogram a number, bars a choice, each with the number that its first value has."""
+    space = spaces.Dict(
+        {
+            "a": spaces.Box(-1, 1, (2,), np.float32),
+            "b": spaces.Discrete(3, start=5),
+            "c": spaces.MultiDiscrete([2, 3]),
+            "d": spaces.MultiBinary(2),
+        }
+    )
+    assert _panels(SpaceCodec(space)) == [
+        ("a 0", 0, 0),
+        ("a 1", 1, 0),
+        ("b", slice(2, 5), 5),
+        ("c 0", slice(5, 7), 0),
+        ("c 1", slice(7, 10), 0),
+        ("d", slice(10, 12), 0),
+    ]
+
+
+def test_bounds_that_say_nothing_do_not_set_the_axis(tmp_path, monkeypatch):
+    """Actions of ±1 in bounds of ±10⁹ fill their histogram."""
+    edges = []
+    monkeypatch.setattr(Axes, "hist", lambda self, values, bins, **rest: edges.append(bins))
+    synset = make_synset(
+        action_space=spaces.Box(-1e9, 1e9, (1,), np.float32), actions=np.float32([[-1], [1]] * 3)
+    )
+    plots.action_histograms(synset, None, "t", tmp_path / "a.png")
+    assert edges[0][0] == -1 and edges[0][-1] == 1
+
+
+def test_components_of_long_states_are_quick_and_right():
+    """Six states of 5000 numbers on a line: no matrix of 5000 × 5000 is made, and the line is found."""
+    direction = np.random.default_rng(0).normal(size=5000)
+    states = np.arange(6.0)[:, None] * direction
+    _, directions, shares = _components(states)
+    assert abs(directions[0] @ direction) == pytest.approx(np.linalg.norm(direction)) and shares[0] > 0.999

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Callable
@@ -176,6 +177,26 @@ def test_torchscript_takes_what_gymnasium_gives(tmp_path):
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         scripted = torch.jit.load(policy.save(tmp_path / "policy.pt"))
     np.testing.assert_array_equal(scripted(torch.as_tensor(x)), scripted(torch.as_tensor(x).float()))
+
+
+def test_torchscript_takes_one_observation_too(tmp_path):
+    """As a batch of one; numbers that are no observation are refused."""
+    policy = make_policy("box")
+    x = np.random.default_rng(0).normal(size=3).astype(np.float32)
+    path = policy.save(tmp_path / "policy.pt")
+    np.testing.assert_allclose(run_torchscript(path, x), policy.act(x)[None], rtol=1e-5, atol=1e-6)
+    with pytest.raises(RuntimeError, match="shape"):
+        run_torchscript(path, np.zeros((4, 1), np.float32))
+
+
+def test_torchscript_normalises_before_rounding(tmp_path):
+    """float64 observations of 10⁸ ± 1."""
+    policy = make_policy("box")
+    policy.units = dataclasses.replace(policy.units, obs_mean=torch.full((3,), 1e8))
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    acted = run_torchscript(policy.save(tmp_path / "policy.pt"), x + 1e8)
+    policy.units = dataclasses.replace(policy.units, obs_mean=torch.zeros(3))
+    np.testing.assert_allclose(acted, run_torchscript(policy.save(tmp_path / "near.pt"), x), atol=1e-5)
 
 
 def test_a_policy_of_a_later_release(tmp_path):

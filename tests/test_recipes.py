@@ -136,3 +136,20 @@ def test_curves_are_read_back_and_drawn(tmp_path):
         curves, 5, warm_up=0
     )  # two are left
     assert fine_tune_online.plot(curves, 5, "title", tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_a_run_that_was_cut_off_begins_anew(tmp_path, monkeypatch):
+    """Of three curves to step 20 the short one is trained again, from its beginning; the whole ones are not."""
+    path = tmp_path / "curves.csv"
+    for arm, last in (("scratch", 20), ("synset", 10)):
+        for step in range(0, last + 1, 10):
+            fine_tune_online.append(path, (arm, 0, step, 5, 7))
+    trained = []
+    monkeypatch.setattr(
+        fine_tune_online, "train", lambda synset, arm, seed, *rest: trained.append((arm, seed))
+    )
+    monkeypatch.setattr(fine_tune_online, "curve_writer", lambda *given: None)
+    options = ["--csv", str(path), "--steps", "20", "--every", "10", "--seeds", "1"]
+    fine_tune_online.main(["gallery/hopper-medium-replay-v0", *options])
+    assert trained == [("synset", 0)]
+    assert list(fine_tune_online.read_curves(path)) == [("scratch", 0)]

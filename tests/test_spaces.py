@@ -353,3 +353,22 @@ def test_first_difference_names_the_leaf():
     assert "Discrete(3) against Discrete(4) in 'y'" in first_difference(
         a, spaces.Dict(x=spaces.Discrete(2), y=spaces.Discrete(4))
     )
+
+
+def test_keys_that_are_numbers_survive_json():
+    """JSON makes texts of them; the values that are asked still have numbers."""
+    space = spaces.Dict({1: spaces.Box(-1, 1, (1,), np.float32), 2: spaces.Box(-1, 1, (1,), np.float32)})
+    value = {1: np.float32([0.25]), 2: np.float32([-0.5])}
+    codec = SpaceCodec(space)
+    back = SpaceCodec.from_spec(json.loads(json.dumps(codec.spec())))
+    assert codec.encode_one(value).tolist() == back.encode_one(value).tolist() == [0.25, -0.5]
+
+
+def test_what_was_empty_stays():
+    """A branch without leaves belongs to every value of the space; only what is dropped goes."""
+    space = spaces.Dict(
+        {"a": spaces.Dict({}), "b": spaces.Discrete(2), "c": spaces.Dict({"d": spaces.Discrete(2)})}
+    )
+    value = SpaceCodec(space).decode_one(np.float32([0, 1, 1, 0]))
+    assert space.contains(value) and value == {"a": {}, "b": 1, "c": {"d": 0}}
+    assert SpaceCodec(space, drop=["c"]).decode_one(np.float32([1, 0])) == {"a": {}, "b": 0}
