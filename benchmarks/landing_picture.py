@@ -30,6 +30,7 @@ BARS = {
     "relabelled_pairs": ("… with the teacher's actions", GREY),
     "synset": ("distilled pairs", BLUE),
     "synset,_ensemble_of_10": ("… and an ensemble of 10", BLUE),
+    "synset_at_infinite_width": ("a student of infinite width", BLUE),
     "teacher": ("teacher", ORANGE),
 }
 

@@ -1,6 +1,6 @@
 """One policy for several tasks, cloned from their synsets: a few hundred pairs a task instead of its dataset.
 
-    python -m examples.multi_task me/hopper-medium-replay-v0 me/walker2d-medium-replay-v0
+    python -m examples.multi_task gallery/hopper-medium-replay-v0 gallery/walker2d-medium-replay-v0
 
 Observation and action vectors are padded with zeros to the longest, and the task's number is appended, one-hot:
 

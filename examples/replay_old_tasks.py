@@ -1,6 +1,6 @@
 """Tasks one after the other, without forgetting: the synset of an old task is replayed while a new one is learnt.
 
-    python -m examples.replay_old_tasks me/hopper-medium-replay-v0 me/walker2d-medium-replay-v0
+    python -m examples.replay_old_tasks gallery/hopper-medium-replay-v0 gallery/walker2d-medium-replay-v0
 
 A policy clones the first task, then the second, and so on; the old tasks' datasets are gone. With replay, each step also
 takes the old tasks' synsets, a few hundred pairs a task; without, only the new task's pairs. The policy, padding and loss

@@ -50,7 +50,7 @@ from minari_distill.units import Units
 
 _OUTSIDE = (
     "The teacher differs from what the data do by {distance:.1f} times the variance of the data's own actions: what it would "
-    "meet is not in them, so the pairs match {matched} (objective={objective}). To match the teacher all the same: "
+    "meet is not in them, so the pairs match the actions of {matched} (objective={objective}). To match the teacher all the same: "
     "objective=av_pbc."
 )
 _ON_CPU = (
@@ -61,7 +61,7 @@ _UNRESOLVED = (
     "These numbers of the observation vary so little around a large mean that float32, in which students calculate, cannot tell "
     "their values apart: {names}. Subtract the mean in the dataset, or leave such a part out with drop."
 )
-_DATA, _BEST = "the data's own actions", "the actions of the best episodes"
+_DATA, _BEST = "all data", "the best episodes"
 
 
 def distill(
@@ -254,7 +254,9 @@ def pose(
     clone = None
     if objective.needs_clone and config.clone_steps:
         what = _BEST if objective.best_only else _DATA
-        say(f"First {what} are cloned, for {objective.name}: a few minutes on a CPU core at most.")
+        say(
+            f"First the actions of {what} are cloned, for {objective.name}: a few minutes on a CPU core at most."
+        )
         clone, labels = _clone(transitions, labels, seen, config)
     matched = teacher is not None and objective.needs_teacher
     if not (matched or clone or config.metric_lr):

@@ -75,7 +75,7 @@ Offline behaviour distillation: the pairs are optimised through the training of 
 those close to a teacher that offline RL has learnt from the source dataset.
 
 ```bibtex
-@inproceedings{lei2024offline,
+@inproceedings{lei2024obd,
   title     = {Offline Behavior Distillation},
   author    = {Lei, Shiye and Zhang, Sen and Tao, Dacheng},
   booktitle = {Advances in Neural Information Processing Systems},
