@@ -67,7 +67,14 @@ def _right_kind(name: str, value: Any, default: Any) -> None:
 
 def _check_kinds(config: Any) -> None:
     for field in dataclasses.fields(config):
-        _right_kind(field.name, getattr(config, field.name), field.default)
+        value = getattr(config, field.name)
+        if type(value).__name__ in (
+            "ndarray",
+            "device",
+        ):  # NumPy's and torch's, which this layer does not import
+            value = value.tolist() if hasattr(value, "tolist") else str(value)
+            object.__setattr__(config, field.name, value)
+        _right_kind(field.name, value, field.default)
 
 
 def _positive(name: str, value: float) -> None:
@@ -247,7 +254,9 @@ class DistillConfig:
     outer_clip: str = "relative"  # "relative": twice the running mean of the gradient norm | "norm"
     outer_clip_at: float = 2.0  # that factor, or that norm
     outer_batch: int = 1024  # dataset states an outer step
-    q_scale: float = 0.0  # av_pbc: w = q_scale·q (the paper: 0.02); 0 = max(q, 0)^q_power over its mean
+    q_scale: float = (
+        0.0  # av_pbc: w = q_scale·max(q, 0) (the paper: 0.02·q); 0 = max(q, 0)^q_power over its mean
+    )
     q_power: float = 1.0  # above 1, av_pbc looks harder at the states worth most
 
     # Selection by held-out loss, and checkpoints

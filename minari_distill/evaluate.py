@@ -71,7 +71,7 @@ class Score:
 
     def __str__(self) -> str:
         digits, size = 1, max(abs(self.mean), 0.0 if math.isnan(self.half_width) else self.half_width)
-        if 0 < abs(self.mean) < 1 and not self.half_width >= 0.1:  # raw returns may be small
+        if size > 0 and abs(self.mean) < 1 and not self.half_width >= 0.1:  # raw returns may be small
             digits = min(max(3, 1 - math.floor(math.log10(size))), 6)
         width = "" if math.isnan(self.half_width) else f" ± {self.half_width:.{digits}f}"
         return f"{round(self.mean, digits) + 0.0:.{digits}f}{width}"

@@ -88,7 +88,9 @@ class Objective:
             ConfigError: The rule gave other shapes, numbers that are not finite, or weights that are negative or all zero.
         """
         given = self.rule(labels, config)
-        if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(t, Tensor) for t in given)):
+        if not (
+            isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(t, Tensor) for t in given)
+        ):
             raise ConfigError(
                 f"objective={self.name!r} returned {type(given).__name__}; expected a pair of tensors: targets (N, act_dim) "
                 "and weights (N, 1)."
@@ -210,7 +212,7 @@ def pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
 def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     """Action-value weighted PBC. Returns y (N, act_dim) and w (N, 1).
 
-    The paper weights by 0.02·q (`q_scale=0.02`). As q's scale then sets the outer learning rate, the default
+    The paper weights by 0.02·q (`q_scale=0.02`; here 0.02·max(q, 0), since a negative weight drives students away). As q's scale then sets the outer learning rate, the default
     divides it out: w = max(q, 0)^p / mean max(q, 0)^p, p = `q_power`, so that DBC, PBC and Av-PBC compare at
     one rate. Where most values are negative, as with costs, q − min q stands for max(q, 0): of such values the few
     that an error of the critic lifts above zero would have all the weight.
@@ -221,12 +223,13 @@ def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     y = _known(labels.teacher_act, "av_pbc")
     q = _known(labels.teacher_q, "av_pbc").unsqueeze(1)
     positive = q.clamp_min(0.0)
-    costs = 2 * int((q > 0).sum()) < len(q)
+    costs = 2 * int((q < 0).sum()) > len(q)
     if config.q_scale:
         if costs:
             raise ConfigError(
                 f"q_scale={config.q_scale} weights states by q, and q is negative in most of them (median {q.median():.4g}): "
-                "choose q_scale=0, which ranks them, or objective='pbc', which weighs them alike."
+                "choose q_scale=0, which ranks them, or objective='pbc', which weighs them alike, in a run of its own. A teacher "
+                "that was learnt need not be again: teacher='RUN/teacher.safetensors' (--teacher)."
             )
         return y, config.q_scale * positive
     if costs:

@@ -55,6 +55,7 @@ class PolicyModule(nn.Module):
                 "policy as .safetensors and read it with md.load_policy."
             )
         self.observation_shape = observation_shape(policy.observation_codec)
+        self.batch = as_batch
         self.arch = policy.arch
         self.register_buffer("theta", policy.theta.cpu())
         # buffers, which move with the module, where a tracer would make constants of them
@@ -71,7 +72,8 @@ class PolicyModule(nn.Module):
         """Greedy actions (n, *action shape) for observations (n, *observation shape); one alone is a batch of one."""
         units = Units(self.obs_mean, self.obs_std, self.act_low, self.act_high, self.discrete)
         # Gymnasium's are often float64: normalise before rounding
-        x = units.normalise(observation.reshape(-1, self.arch.obs_dim)).to(self.theta.dtype)
+        vectors = self.batch(observation, list(self.observation_shape)).reshape(-1, self.arch.obs_dim)
+        x = units.normalise(vectors).to(self.theta.dtype)
         action = units.unscale(forward(self.theta, x, self.arch)).mean(0)
         if self.discrete:
             return action.argmax(1) + self.first
@@ -85,6 +87,15 @@ class PolicyModule(nn.Module):
         return torch.zeros(2, *self.observation_shape)
 
 
+def as_batch(observation: Tensor, shape: list[int]) -> Tensor:
+    """Observations (n, *shape); one alone is a batch of one. In terms that `torch.jit.script` keeps: a trace has no branches."""
+    if observation.dim() == len(shape):
+        observation = observation.unsqueeze(0)
+    if list(observation.shape[1:]) != shape:
+        raise ValueError("Observations of another shape given than the policy's.")
+    return observation
+
+
 def observation_shape(codec: SpaceCodec) -> tuple[int, ...]:
     """Shape of one observation tensor: the Box's own, or the vector's."""
     space = codec.kept_space
@@ -96,6 +107,7 @@ def to_torchscript(policy: Policy) -> bytes:
     module = PolicyModule(policy).eval()
     buffer = io.BytesIO()
     with _quiet():
+        module.batch = torch.jit.script(as_batch)
         torch.jit.save(torch.jit.trace(module, module.example(), check_trace=False), buffer)
     return buffer.getvalue()
 

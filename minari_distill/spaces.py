@@ -199,17 +199,25 @@ class SpaceCodec:
         return None
 
     def check_fits(self, space: gym.Space, of: str) -> None:
-        """Refuse values of another length, those of `space`, which belongs to `of`.
+        """Refuse a space, which belongs to `of`, whose values lack a part that this codec reads; what else they hold is not read.
 
         Raises:
-            ConfigError: They are; both lengths are named.
+            ConfigError: A part is missing, or has another shape.
         """
-        there = SpaceCodec(space, self.drop, self.dtype).dim
-        if there != self.dim:
-            raise ConfigError(
-                f"Observations of {self.dim} numbers were learnt from, and those of {of} are {there}: it is of another "
-                "environment than the synset's."
-            )
+        for part in self.parts:
+            leaf: Any = space
+            for key in part.path:
+                children = getattr(leaf, "spaces", {})
+                try:
+                    leaf = children[_key_of(children, key)]
+                except (KeyError, IndexError, TypeError):
+                    leaf = None
+            there = getattr(leaf, "shape", None)
+            if leaf is None or (there or ()) != part.shape:
+                raise ConfigError(
+                    f"What was learnt reads {quoted(part.name)} of shape {part.shape}, and the observations of {of} have "
+                    f"{'none' if leaf is None else there}: it is of another environment than the synset's."
+                )
 
     # ------------------------------------------------------------------------------------ description
 
@@ -293,15 +301,19 @@ def first_difference(a: gym.Space, b: gym.Space, drop: Sequence[str] = ()) -> st
 def _look_up(value: Any, part: Part) -> Any:
     for depth, key in enumerate(part.path):
         try:
-            # JSON, which a codec travels as, knows keys of text alone
-            by_number = isinstance(value, dict) and key not in value and str(key).isdecimal()
-            value = value[int(key) if by_number else key]
+            value = value[_key_of(value, key)]
         except (KeyError, IndexError, TypeError) as error:
             raise DatasetError(
                 f"{quoted(part.name)} is missing: there is no {key!r} in "
                 f"{name_of(part.path[:depth]) or 'the value'} ({type(value).__name__})."
             ) from error
     return value
+
+
+def _key_of(value: Any, key: str | int) -> str | int:
+    """The key as `value` has it: JSON, which a codec travels as, knows keys of text alone."""
+    by_number = isinstance(value, Mapping) and key not in value and str(key).isdecimal()
+    return int(key) if by_number else key
 
 
 def _as_array(values: Any, part: Part) -> np.ndarray:

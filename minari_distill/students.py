@@ -302,6 +302,10 @@ class Policy:
                 SpaceCodec.from_spec(json.loads(header["observation_codec"])),
                 SpaceCodec.from_spec(json.loads(header["action_codec"])),
             )
+        except ConfigError as error:
+            raise ConfigError(
+                f"{path} is a damaged policy: {error} Write it anew with policy.save()."
+            ) from error
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{path} is a policy that this minari_distill does not know ({error}). Try: pip install --upgrade minari-distill"

@@ -94,8 +94,7 @@ class Commands(TyperGroup):
 
     def main(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         """As typer does; exit code 2 where it refuses what was typed."""
-        args = list(sys.argv[1:] if args is None else args)
-        if "--json" not in args or not options.get("standalone_mode", True):
+        if "--json" not in (sys.argv if args is None else args) or not options.get("standalone_mode", True):
             return super().main(args, *rest, **options)
         try:
             code = super().main(args, *rest, **options | {"standalone_mode": False})

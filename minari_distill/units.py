@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 _FARTHEST = (
-    10  # times the actions: bounds farther away leave them a corner of [−1, 1] that a student hardly resolves
+    100  # times the actions: bounds farther away leave them a hundredth of [−1, 1], which no student resolves
 )
 
 
@@ -36,7 +36,7 @@ class Units:
 
     @classmethod
     def of(cls, obs_mean, obs_std, act_low, act_high, *, discrete: bool = False, actions=None) -> Units:
-        """Units from arrays; where a bound is infinite, or 10 times what `actions` hold, their range stands in."""
+        """Units from arrays; where a bound is infinite, or 100 times what `actions` hold, their range stands in."""
         low, high = np.array(act_low, dtype=np.float64), np.array(act_high, dtype=np.float64)
         if actions is not None:
             least, most = actions.min(0).astype(np.float64), actions.max(0).astype(np.float64)

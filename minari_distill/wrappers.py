@@ -13,6 +13,7 @@ was trained with, unchanging.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -30,8 +31,9 @@ class VectorObservation(gymnasium.ObservationWrapper, RecordConstructorArgs):
     For an environment of one flat Box it changes only the type, to float32.
     """
 
-    def __init__(self, env: gymnasium.Env, codec: SpaceCodec):
-        RecordConstructorArgs.__init__(self, codec=codec)
+    def __init__(self, env: gymnasium.Env, codec: SpaceCodec | Mapping[str, Any]):
+        codec = _codec(codec)
+        RecordConstructorArgs.__init__(self, codec=codec.spec())  # what JSON knows
         super().__init__(env)
         codec.check_fits(env.observation_space, str(env))
         self.codec = codec
@@ -57,12 +59,19 @@ class NormalizeObservation(gymnasium.ObservationWrapper, RecordConstructorArgs):
         mean, std: (obs_dim,) float32; std is the divisor itself.
     """
 
-    def __init__(self, env: gymnasium.Env, codec: SpaceCodec, mean: np.ndarray, std: np.ndarray):
-        RecordConstructorArgs.__init__(self, codec=codec, mean=mean, std=std)
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        codec: SpaceCodec | Mapping[str, Any],
+        mean: np.ndarray | Sequence[float],
+        std: np.ndarray | Sequence[float],
+    ):
+        codec, mean, std = _codec(codec), np.asarray(mean, np.float32), np.asarray(std, np.float32)
+        RecordConstructorArgs.__init__(self, codec=codec.spec(), mean=mean.tolist(), std=std.tolist())
         super().__init__(env)
         codec.check_fits(env.observation_space, str(env))
         self.codec = codec
-        self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+        self.mean, self.std = mean, std
         self.observation_space = spaces.Box(-np.inf, np.inf, (codec.dim,), np.float32)
 
     @classmethod
@@ -73,3 +82,7 @@ class NormalizeObservation(gymnasium.ObservationWrapper, RecordConstructorArgs):
     def observation(self, observation: Any) -> np.ndarray:
         """The normalised vector of one observation of the environment."""
         return (self.codec.encode_one(observation).astype(np.float32) - self.mean) / self.std
+
+
+def _codec(given: SpaceCodec | Mapping[str, Any]) -> SpaceCodec:
+    return given if isinstance(given, SpaceCodec) else SpaceCodec.from_spec(given)

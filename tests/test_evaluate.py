@@ -76,6 +76,7 @@ def test_the_score_of_several_policies_by_hand():
         (0.00042, 0.00004, "0.00042 ± 0.00004"),
         (0.04, math.nan, "0.040"),
         (0.0, math.nan, "0.0"),
+        (0.0, 0.03, "0.000 ± 0.030"),
     ],
 )
 def test_small_returns_keep_their_digits(mean, width, told):
@@ -105,8 +106,28 @@ def test_each_policy_reads_with_its_own_codec():
     assert evaluate([a, b], source, n_episodes=1).returns.tolist() == [[3], [-3]]
     assert evaluate([b, a], source, n_episodes=1).returns.tolist() == [[-3], [3]]
     whole = TeacherPolicy(teacher, SpaceCodec(spaces.Box(-1, 1, (4,), np.float32)), action)
-    with pytest.raises(ConfigError, match="Observations of 4 numbers .* of tests/Two-v0 are 2"):
+    with pytest.raises(ConfigError, match=r"reads the space of shape \(4,\), .* of tests/Two-v0 have None"):
         evaluate([a, whole], source, n_episodes=1)
+
+
+class _Talks(_Two):
+    """Says more than was learnt from, part of it no numbers."""
+
+    observation_space = spaces.Dict(
+        {**_Two.observation_space.spaces, "log": spaces.Text(9), "c": spaces.Box(0, 1, (3,))}
+    )
+
+    def reset(self, *, seed=None, options=None):
+        return {**super().reset()[0], "log": "a", "c": np.zeros(3, np.float32)}, {}
+
+
+def test_what_a_policy_does_not_read_may_be_anything():
+    """An environment whose observations hold more than the dataset's is one that the policy can act in."""
+    gymnasium.register("tests/Talks-v0", entry_point="tests.test_evaluate:_Talks")
+    source = Source(("test/talks-v0",), env_spec=gymnasium.spec("tests/Talks-v0").to_json())
+    teacher = md.Teacher.from_callable(lambda obs: 3 * obs[:, :1], obs_dim=2, act_dim=1)
+    policy = TeacherPolicy(teacher, SpaceCodec(_Two.observation_space), SpaceCodec(_Two.action_space))
+    assert evaluate(policy, source, n_episodes=2).returns.tolist() == [[3, 3]]
 
 
 @pytest.mark.parametrize("n", [0, 2.5, True])

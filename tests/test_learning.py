@@ -221,10 +221,12 @@ def test_episodes_as_good_as_the_best_are_all_taken():
 
 
 def test_one_accident_does_not_make_all_others_good():
-    """Returns 1, 2, … 21: 19.1 and above are as good as 21, and still are with one of −1000 instead of 1."""
-    data = replace(point_mass(21, 1), rewards=np.arange(1.0, 22.0))
+    """Returns 1, 2, … 100: 90.2 and above are as good as 100, and still are with one of −1000 instead of 1; of five none is left out."""
+    data = replace(point_mass(100, 1), rewards=np.arange(1.0, 101.0))
     spoilt = replace(data, rewards=np.where(data.rewards == 1, -1000, data.rewards))
-    assert len(best_transitions(data, 0.01)) == len(best_transitions(spoilt, 0.01)) == 2
+    assert len(best_transitions(data, 0.01)) == len(best_transitions(spoilt, 0.01)) == 10
+    five = replace(point_mass(5, 1), rewards=np.array([0, 9, 9.5, 10, 10]))
+    assert len(best_transitions(five, 0.01)) == 4
 
 
 def test_the_seen_share_by_hand():

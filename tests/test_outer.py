@@ -281,6 +281,8 @@ def test_values_of_costs_that_the_critic_errs_above_zero():
     assert weights == pytest.approx([0, 1 / (4.3 / 3), 3.3 / (4.3 / 3)], rel=1e-5)
     with pytest.raises(ConfigError, match="q_scale=0.02 .* negative in most .* objective='pbc'"):
         av_pbc(costs, make_config("paper"))
+    sparse = Labels(act, act, torch.tensor([0.0, 0.0, 2.0]))  # nothing is not a cost
+    assert av_pbc(sparse, make_config("paper"))[1].flatten().tolist() == pytest.approx([0, 0, 0.04])
     gains = Labels(
         act, act, torch.tensor([3.0, 2.0, -1.0])
     )  # one hopeless state among good ones has no weight

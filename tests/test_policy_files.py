@@ -185,8 +185,9 @@ def test_torchscript_takes_one_observation_too(tmp_path):
     x = np.random.default_rng(0).normal(size=3).astype(np.float32)
     path = policy.save(tmp_path / "policy.pt")
     np.testing.assert_allclose(run_torchscript(path, x), policy.act(x)[None], rtol=1e-5, atol=1e-6)
-    with pytest.raises(RuntimeError, match="shape"):
-        run_torchscript(path, np.zeros((4, 1), np.float32))
+    for shape in ((4, 1), (3, 8), (2, 6), (5, 2, 3)):
+        with pytest.raises(torch.jit.Error, match="another shape given"):
+            run_torchscript(path, np.zeros(shape, np.float32))
 
 
 def test_torchscript_normalises_before_rounding(tmp_path):

@@ -1,5 +1,7 @@
 """Students really use the recipe they are given, and a policy keeps its units."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from gymnasium import spaces
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from minari_distill.config import GENERAL_RECIPE, StudentRecipe, make_config
+from minari_distill.config import GENERAL_RECIPE, DistillConfig, StudentRecipe, make_config
 from minari_distill.errors import ConfigError, DatasetError
 from minari_distill.networks import Architecture, forward, initialize
 from minari_distill.spaces import SpaceCodec
@@ -271,3 +273,28 @@ def test_the_recorded_range_of_actions_is_taken_as_it_is():
     tiny = make_synset(actions=5e-5 * np.sign(make_synset().actions))
     assert tiny.units().act_high.item() == pytest.approx(5e-5)
     assert tiny.with_metadata(action_range=[[-2.0], [2.0]]).units().act_high.tolist() == [2]
+
+
+def test_settings_may_be_arrays_and_devices():
+    """What other libraries hand out as such."""
+    config = DistillConfig(inner_betas=np.array([0.9, 0.99]), device=torch.device("cpu"), seed=np.int64(3))
+    assert (config.inner_betas, config.device, config.seed) == ((0.9, 0.99), "cpu", 3)
+
+
+def test_a_policy_of_bad_settings_is_damaged(tmp_path):
+    """And not of a later release."""
+    path = make_policy().save(tmp_path / "policy.safetensors")
+    with safe_open(str(path), "pt") as file:
+        header = file.metadata()
+    recipe = json.loads(header["recipe"]) | {"lr": -1}
+    save_file(load_file(path), path, header | {"recipe": json.dumps(recipe)})
+    with pytest.raises(ConfigError, match="is a damaged policy: lr=-1"):
+        Policy.load(path)
+
+
+def test_bounds_that_leave_actions_a_corner():
+    """Actions of ±0.09 in bounds of ±1 are actions of ±1; in bounds of ±100 their own range stands in."""
+    small = 0.09 * np.sign(make_synset().actions)
+    for bound, expected in ((1.0, 1.0), (100.0, 0.09)):
+        box = spaces.Box(-bound, bound, (1,), np.float32)
+        assert make_synset(action_space=box, actions=small).units().act_high.item() == pytest.approx(expected)

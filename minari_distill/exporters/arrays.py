@@ -39,7 +39,7 @@ def to_arrays(synset: Synset) -> dict[str, np.ndarray]:
         observations: (n_syn, obs_dim), raw.
         actions: (n_syn, act_dim) raw; of a Discrete space the likeliest one, (n_syn,) int64.
         obs_mean, obs_std: (obs_dim,) float32 of the source dataset; obs_std is the divisor itself.
-        action_low, action_high: (act_dim,) float32, finite: where the space has no bound, the range of the source's
+        action_low, action_high: (act_dim,) float32, finite: where the space has no bound, or one 100 times as far as its actions, the range of the source's
             actions. Absent for a Discrete space, which has
         action_probabilities: (n_syn, n) instead.
     """
