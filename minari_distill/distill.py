@@ -34,6 +34,7 @@ from minari_distill.metric import WIDEST, input_metric
 from minari_distill.objectives import Labels, find_objective, settled
 from minari_distill.outer import OuterLoop, Problem
 from minari_distill.progress import Progress, Report, duration, to_stderr
+from minari_distill.room import blocks
 from minari_distill.runs import Run
 from minari_distill.support import action_spread, teacher_distance
 from minari_distill.synset import Synset
@@ -60,6 +61,10 @@ _ON_CPU = (
 _UNRESOLVED = (
     "These numbers of the observation vary so little around a large mean that float32, in which students calculate, cannot tell "
     "their values apart: {names}. Subtract the mean in the dataset, or leave such a part out with drop."
+)
+_CLIPPED = (
+    "{share:.0%} of the teacher's actions lie outside of the range that students act in, which is that of the dataset's actions "
+    "where the bounds of the action space are infinite or a hundred times as far: they are clipped to it."
 )
 _DATA, _BEST = "all data", "the best episodes"
 
@@ -235,6 +240,12 @@ def pose(
     labels = label(transitions, units, teacher, config)
     obs = labels.obs
     assert obs is not None
+    if labels.teacher_act is not None:
+        acts = labels.teacher_act
+        beyond = sum(int((acts[rows].abs() > 1.001).any(1).sum()) for rows in blocks(len(acts)))
+        outside = beyond / len(acts)
+        if outside > 0.005:
+            say(_CLIPPED.format(share=outside))
     auto = config.objective == "auto"
     if auto and labels.teacher_act is not None:
         distance = teacher_distance(obs, labels.act, labels.teacher_act, torch.from_numpy(held))

@@ -232,3 +232,17 @@ def test_a_row_that_does_not_fit_is_told_wherever_it_lies():
     codec = SpaceCodec(spaces.Box(-1, 1, (1,), np.float32))
     with pytest.raises(TeacherError, match="in row 7, outside"):
         check_actions(np.float32([[0], [0], [3]]), codec, 5)
+
+
+def test_actions_that_students_cannot_reach_are_told_of():
+    """In unbounded spaces students act in the range of the data: of a teacher beyond it, how much is said."""
+    data = point_mass()
+    unbounded = SpaceCodec(spaces.Box(-np.inf, np.inf, (2,), np.float32))
+    data = dataclasses.replace(data, action_codec=unbounded)
+    heard = []
+    for size in (9.0, 0.1):
+        teacher = Teacher.from_callable(
+            lambda obs, size=size: torch.full_like(obs, size), obs_dim=2, act_dim=2
+        )
+        pose(data, teacher, make_config(objective="pbc", n_syn=8), heard.append)
+    assert len(heard) == 1 and heard[0].startswith("100% of the teacher's actions lie outside")
