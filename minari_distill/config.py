@@ -68,10 +68,8 @@ def _right_kind(name: str, value: Any, default: Any) -> None:
 def _check_kinds(config: Any) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if type(value).__name__ in (
-            "ndarray",
-            "device",
-        ):  # NumPy's and torch's, which this layer does not import
+        # NumPy's and torch's, which this layer does not import
+        if type(value).__name__ in ("ndarray", "device"):
             value = value.tolist() if hasattr(value, "tolist") else str(value)
             object.__setattr__(config, field.name, value)
         _right_kind(field.name, value, field.default)

@@ -319,9 +319,8 @@ class Policy:
         arch, units, theta = self.arch, self.units, self.theta
         if theta.ndim != 2 or not len(theta) or not theta.is_floating_point():
             return f"its parameters are {theta.dtype} of shape {tuple(theta.shape)}, (K, P) floating-point numbers expected"
-        fixed = (
-            arch.obs_dim**2 if arch.infinite else arch.n_parameters
-        )  # of infinite width: D, then n rows of S D and c
+        # of infinite width: D, then n rows of S D and c
+        fixed = arch.obs_dim**2 if arch.infinite else arch.n_parameters
         rest, row = theta.shape[1] - fixed, arch.obs_dim + arch.act_dim
         if rest < 0 or rest % row or (rest and not arch.infinite):
             return f"it has {theta.shape[1]} parameters a student, which its recipe has not"

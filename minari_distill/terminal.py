@@ -59,9 +59,8 @@ def one_line_errors(as_json: bool) -> Iterator[None]:
 def set_verbosity(verbose: bool) -> None:
     """Let the libraries speak (log records from INFO, warnings) and show errors whole, or be quiet."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # what an encoding does not know is a question mark, and no traceback
+        if isinstance(stream, io.TextIOWrapper):
+            # what an encoding does not know is a question mark, and no traceback
             stream.reconfigure(errors="replace")
     if verbose:
         handler = RichHandler(console=console, show_path=False)

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_FARTHEST = (
-    100  # times the actions: bounds farther away leave them a hundredth of [−1, 1], which no student resolves
-)
+# Times the actions: bounds farther away leave them a hundredth of [−1, 1], which no student resolves.
+_FARTHEST = 100
 
 
 @dataclass(frozen=True)

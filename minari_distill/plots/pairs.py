@@ -69,10 +69,8 @@ def action_histograms(synset: Synset, source: Transitions | None, title: str, pa
     """
     codec = synset.action_codec
     panels, units = _panels(codec), synset.units()
-    low, high = (
-        units.act_low.numpy(),
-        units.act_high.numpy(),
-    )  # where bounds say nothing, the range of the data
+    # where bounds say nothing, the range of the data
+    low, high = units.act_low.numpy(), units.act_high.numpy()
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
     size = (max(4.8, 2.6 * columns), 0.6 + 2.2 * rows)
