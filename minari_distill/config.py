@@ -293,9 +293,9 @@ class DistillConfig:
                 f"memory_share={self.memory_share} is a share of the machine's memory: give a number between 0 (map "
                 "every dataset) and 1."
             )
-        if not self.metric_lr >= 0:
+        if not 0 <= self.metric_lr < math.inf:
             raise ConfigError(
-                f"metric_lr={self.metric_lr} must be at least 0 (0: the metric stays as the teacher gives it)."
+                f"metric_lr={self.metric_lr} must be at least 0 and finite (0: the metric stays as the teacher gives it)."
             )
         for name in ("cql_alpha", "discrete_cql_alpha"):
             if not getattr(self, name) >= 0:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minari_distill import __version__
+from minari_distill import __version__, layout
 from minari_distill.best_episodes import best_transitions
 from minari_distill.clone import Clone, clone_data
 from minari_distill.config import DistillConfig, make_config
@@ -125,6 +125,10 @@ def distill(
     transitions = load_transitions(
         dataset, drop=drop, dtype=dtype, memory_share=settings.memory_share, on_message=say
     )
+    layout.check_keys(
+        "observation", transitions.observation_codec
+    )  # what would end the save, before hours of work
+    layout.check_keys("action", transitions.action_codec)
     if names := transitions.unresolved():
         say(_UNRESOLVED.format(names=", ".join(names[:5])))
     open_choice = settings.teacher_method == "auto"
@@ -237,13 +241,13 @@ def pose(
     units, room = transitions.units(), transitions.room
     generator = torch.Generator().manual_seed(config.seed)
     held = _held_out(transitions, config, generator)
-    labels = label(transitions, units, teacher, config)
+    discrete = transitions.action_codec.is_discrete
+    asks = find_objective(config.objective).needs_teacher
+    labels = label(transitions, units, teacher if asks else None, config)
     obs = labels.obs
     assert obs is not None
-    if labels.teacher_act is not None:
-        acts = labels.teacher_act
-        beyond = sum(int((acts[rows].abs() > 1.001).any(1).sum()) for rows in blocks(len(acts)))
-        outside = beyond / len(acts)
+    if labels.teacher_act is not None and not discrete:
+        outside = _clip(labels.teacher_act)
         if outside > 0.005:
             say(_CLIPPED.format(share=outside))
     auto = config.objective == "auto"
@@ -251,7 +255,7 @@ def pose(
         distance = teacher_distance(obs, labels.act, labels.teacher_act, torch.from_numpy(held))
         labels = dataclasses.replace(labels, teacher_distance=distance)
         config = config.replace(objective=settled("auto", labels, config))
-    objective, discrete = find_objective(config.objective), transitions.action_codec.is_discrete
+    objective = find_objective(config.objective)
     seen = ~held
     if objective.best_only:
         try:
@@ -285,7 +289,8 @@ def pose(
     def decide(x: torch.Tensor) -> torch.Tensor:
         assert teacher is not None
         raw = units.denormalise(x).float().to(resolve_device(config.device))
-        return units.scale(teacher.policy(raw).cpu())
+        asked = units.scale(teacher.policy(raw).cpu())
+        return asked if discrete else asked.clamp(-1, 1)
 
     delta = 0.0 if discrete else objective.forgiving
     if delta:
@@ -314,6 +319,15 @@ def pose(
         A = labels.act[np.flatnonzero(seen)[chosen.numpy()]]
     S, A = problem.obs[chosen].clone(), A if discrete else A.clamp(-1, 1)
     return Posed(units, problem, S, A, config, labels.teacher_distance)
+
+
+def _clip(act: torch.Tensor) -> float:
+    """Actions (N, act_dim) brought into [−1, 1] where they lie; the share of the N that were outside by more than rounding."""
+    beyond = 0
+    for rows in blocks(len(act)):
+        beyond += int((act[rows].abs() > 1.001).any(1).sum())
+        act[rows].clamp_(-1, 1)
+    return beyond / len(act)
 
 
 def _of_the_best(
@@ -365,9 +379,13 @@ def how_long(transitions: Transitions, config: DistillConfig, *, learning: bool)
     """One sentence: what this run will take on this machine, from a few timed steps, and what to choose instead."""
     config = settle_teacher(config)
     teacher = estimate_seconds(transitions, config) if learning else 0.0
-    outer = config.outer_steps and config.outer_steps * seconds_per_outer_step(
-        config, transitions.obs_dim, transitions.act_dim
-    )
+    outer = 0.0
+    if config.outer_steps:
+        step, validation = seconds_of_a_step(config, transitions.obs_dim, transitions.act_dim)
+        outer = (
+            config.outer_steps * step
+            + (1 + math.ceil(config.outer_steps / config.validate_every)) * validation
+        )
     parts = [f"teacher ({config.teacher_method}) about {duration(teacher)}"] if learning else []
     text = f"On this machine: {', '.join([*parts, f'distillation about {duration(outer)}'])}."
     if learning and teacher > 1800:
@@ -381,8 +399,8 @@ def how_long(transitions: Transitions, config: DistillConfig, *, learning: bool)
     return text
 
 
-def seconds_per_outer_step(config: DistillConfig, obs_dim: int, act_dim: int) -> float:
-    """Seconds an outer step takes here, from a few timed steps on random numbers of the same sizes."""
+def seconds_of_a_step(config: DistillConfig, obs_dim: int, act_dim: int) -> tuple[float, float]:
+    """Seconds that an outer step and a validation take here, from a few timed ones on random numbers of the same sizes."""
     generator = torch.Generator().manual_seed(0)
     obs = torch.randn(64, obs_dim, generator=generator)
     act, unbounded = torch.zeros(64, act_dim), torch.full((obs_dim,), float("inf"))
@@ -400,7 +418,14 @@ def seconds_per_outer_step(config: DistillConfig, obs_dim: int, act_dim: int) ->
     for _ in range(timed):
         outer.step()
     outer.read_loss()
-    return (time.perf_counter() - started) / timed
+    step, started = (time.perf_counter() - started) / timed, time.perf_counter()
+    if config.recipe.infinite:
+        outer.held_out_loss()
+        return step, time.perf_counter() - started
+    asked = config.recipe.steps
+    some = min(asked, 20)  # inner steps, all alike; the reading of the held-out states is little beside them
+    outer.validation.train(outer.validation_start, outer.S, outer.A, steps=some).sum().item()
+    return step, (time.perf_counter() - started) * asked / some
 
 
 def _fit_to(config: DistillConfig, transitions: Transitions, say: Callable[[str], None]) -> DistillConfig:

@@ -57,7 +57,12 @@ def write_layout(
         observation_codec, action_codec: Between these vectors and the dataset's spaces.
         metadata: Minari's keys, JSON values; `dataset_id` among them.
         record: What belongs under "synset", JSON values.
+
+    Raises:
+        SynsetError: Of keys that files cannot hold (`check_keys`).
     """
+    check_keys("observation", observation_codec)
+    check_keys("action", action_codec)
     _write_minari(folder / "data", observations, actions, observation_codec, action_codec, metadata, record)
     (folder / "synset").mkdir()
     columns = pair_columns("observation", observations, observation_codec) | pair_columns(
@@ -84,7 +89,8 @@ def read_metadata(data: Path) -> dict[str, Any]:
     if record is None:
         name = metadata.get("dataset_id", data)
         raise SynsetError(
-            f"'{name}' is a Minari dataset but no synset. Distil it with: minari-distill distill {name}"
+            f"'{name}' is a Minari dataset but no synset. Distil it with: minari-distill distill {name} (if it was combined from "
+            "synsets: load those one by one)"
         )
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise SynsetError(f"'{data}' says it is a synset but not of the format {FORMAT!r}.")
@@ -220,19 +226,37 @@ def read_single(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     return vectors[0], vectors[1], json.loads(table.schema.metadata[_RECORD_KEY])
 
 
+def check_keys(name: str, codec: SpaceCodec) -> None:
+    """Refuse keys of a Dict that files cannot hold: HDF5 has "/" between its groups, and columns have dots.
+
+    Raises:
+        SynsetError: With the key, and what to do.
+    """
+    seen = set()
+    for part in codec.parts:
+        for key in part.path:
+            if isinstance(key, str) and (not key or "/" in key):
+                raise SynsetError(
+                    f"The {name}'s part {part.name!r} has the key {key!r}, which no HDF5 file can hold so that Minari reads it. "
+                    f"Rename it in the dataset, for instance {key.replace('/', '_') or 'state'!r}."
+                )
+        if part.name in seen:
+            raise SynsetError(
+                f"Two parts of the {name} would be one column '{name}.{part.name}': keys of a Dict that hold dots. Rename one in the "
+                "dataset."
+            )
+        seen.add(part.name)
+
+
 def pair_columns(name: str, vectors: np.ndarray, codec: SpaceCodec) -> dict[str, pa.Array]:
     """Columns of fixed-size lists: `name` for a space of one part, `name.<part>` for a tree."""
+    check_keys(name, codec)
     columns = {}
     for part in codec.parts:
         if not part.slice.stop - part.slice.start:  # a Box of size zero
             continue
         block = np.ascontiguousarray(vectors[:, part.slice])
         column = f"{name}.{part.name}" if part.name else name
-        if column in columns:
-            raise SynsetError(
-                f"Two parts of the {name} would be one column {column!r}: keys of a Dict that hold dots. Rename them, or leave one "
-                "out with drop."
-            )
         columns[column] = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), block.shape[1])
     return columns
 

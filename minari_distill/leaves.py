@@ -142,10 +142,12 @@ def coder_of(leaf: gym.Space, name: str, dtype: np.dtype, steps: int) -> tuple[s
     numbers = int(spaces.flatdim(leaf)) if isinstance(leaf, _SUPPORTED) else 0
     if numbers > LARGEST_LEAF:
         size = numbers * dtype.itemsize
+        image = isinstance(leaf, spaces.Box) and len(leaf.shape) in (2, 3)
+        what = f"of shape {leaf.shape} is an image of" if image else f"is a {type(leaf).__name__} of"
+        student = ", and it would need a convolutional student" if image else ""
         raise DatasetError(
-            f"{part} of shape {leaf.shape} is an image of {numbers:,} numbers: {2 * steps * size / 1e9:,.0f} GB of "
-            f"memory for {steps:,} transitions, and it would need a convolutional student. Shrink it below "
-            f"{LARGEST_LEAF:,} numbers{f', or leave it out with drop=[{name!r}]' if name else ''}."
+            f"{part} {what} {numbers:,} numbers: {2 * steps * size / 1e9:,.0f} GB of memory for {steps:,} transitions{student}. "
+            f"Shrink it below {LARGEST_LEAF:,} numbers{f', or leave it out with drop=[{name!r}]' if name else ''}."
         )
     if isinstance(leaf, spaces.Box):
         return "box", _BoxCoder(leaf, part, dtype)

@@ -85,6 +85,10 @@ def load_synset(source: str | Path | minari.MinariDataset) -> Synset:
     check_folder(data.parent)
     if isinstance(source, minari.MinariDataset):  # perhaps filtered, or one part of a split
         kept = np.asarray(source.episode_indices)
+        if not len(kept):
+            raise SynsetError(
+                f"No pair of '{source.spec.dataset_id}' is left: filter less, or load the whole synset."
+            )
         if not np.array_equal(kept, np.arange(len(synset))):
             synset = dataclasses.replace(
                 synset, observations=synset.observations[kept], actions=synset.actions[kept]

@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -127,7 +128,7 @@ class OuterLoop:
             self.validation = InnerLoop(config.recipe, n_students=config.validation_students, **sizes)
             judged = self.validation.arch
             self._held = BatchLoss(judged, config.validation_students, held, precision=exact, **kind)
-            self._theta_val = fresh_students(
+            self.validation_start = fresh_students(
                 judged,
                 config.recipe,
                 config.seed,
@@ -140,9 +141,9 @@ class OuterLoop:
         self._asked = torch.zeros(K, B, dtype=torch.int64, device=device)  # the outer batch, as indices
         self._replay_advance = _Captured(self.inner.advance, device)
         finish = self._finish_kernel if config.meta_gradient == "kernel" else self._finish
-        self._replay_finish = _Captured(partial(finish, charge_obs=False), device)
+        self._replay_finish = _Captured(finish, device, charge_obs=False)
         in_metric = self._finish_infinite if config.infinite_width else finish
-        self._replay_finish_in_metric = _Captured(partial(in_metric, charge_obs=config.metric_lr > 0), device)
+        self._replay_finish_in_metric = _Captured(in_metric, device, charge_obs=config.metric_lr > 0)
         self._directions = output_directions(self.arch, keyed_generator(device, config.seed, -3)).to(dtype)
 
         self.step_count = 0
@@ -369,7 +370,7 @@ class OuterLoop:
             z = tangent_kernel(x if metric is None else x @ metric, S, recipe.hidden_layers) @ c
             weighted = p.held_weight[asked] * distances(z, y, recipe.head, p.forgiving)
             return (weighted.sum() / len(y) / (1 if recipe.head == "softmax" else y.shape[1])).item()
-        theta = self.validation.train(self._theta_val, S, self.A, steps=recipe.steps)
+        theta = self.validation.train(self.validation_start, S, self.A, steps=recipe.steps)
         for k in range(self.config.validation_students):
             self._held.load(k, p.held_obs, p.held_target, p.held_weight, self._held_indices, metric)
         return self._held.value(theta).mean().item()
@@ -443,28 +444,34 @@ def _is_students(name: str, tensor: Tensor) -> bool:
 
 
 class _Captured:
-    """A function replayed as a CUDA graph after two warm-up calls; called as it is on other devices."""
+    """A method replayed as a CUDA graph after two warm-up calls; called as it is on other devices."""
 
-    def __init__(self, function, device: torch.device):
-        self.function, self.device = function, device
+    def __init__(self, method: Callable[..., Any], device: torch.device, **given: Any):
+        # Weakly: the loop holds this, and in a circle it would keep its records in memory until a full collection.
+        self.method, self.given, self.device = weakref.WeakMethod(method), given, device
         self.calls = 0
         self.graph: Any = None
         self.result: Any = None  # where every replay leaves it
 
     def __call__(self) -> Any:
         if self.device.type != "cuda":
-            return self.function()
+            return self._call()
         if self.graph is None:
             self.calls += 1
             if self.calls <= 2:  # cuBLAS and the allocator settle before anything is captured
-                return self.function()
+                return self._call()
             self.graph = torch.cuda.CUDAGraph()
             torch.cuda.synchronize(self.device)
             # on this device: what torch would choose by itself is a stream of the current one
             with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(self.device)):
-                self.result = self.function()
+                self.result = self._call()
         self.graph.replay()
         return self.result
+
+    def _call(self) -> Any:
+        method = self.method()
+        assert method is not None
+        return method(**self.given)
 
 
 def project_to_simplex(a: Tensor) -> Tensor:

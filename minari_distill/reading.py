@@ -148,6 +148,16 @@ class TransitionArrays:
         self.starts.append(a)
         self.n = b
 
+    def extend(self, part: Any) -> None:
+        """Add the episodes of `Transitions`, whose arrays have the same names."""
+        a, b = self.n, self.n + len(part.rewards)
+        if b > len(self.rewards):
+            self._grow(b)
+        for name in FIELDS:
+            getattr(self, name)[a:b] = getattr(part, name)
+        self.starts += (part.episode_starts + a).tolist()
+        self.n = b
+
     def _grow(self, least: int) -> None:
         # Only where the metadata's count of steps is too low.
         size = max(least, len(self.rewards) * 3 // 2)

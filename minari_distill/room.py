@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from minari_distill.errors import DatasetError
 BLOCK = 1 << 16
 """Rows that are worked on at once, so that no second copy of an array is ever in memory."""
 
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_LIMIT_FILES = ("memory.max", "memory.limit_in_bytes")  # of cgroups v2 and v1
 
 
 class Room:
@@ -83,10 +86,25 @@ def blocks(n: int) -> Iterator[slice]:
 def machine_memory() -> int:
     """Bytes of memory that this process may use: the machine's, or less where a control group says so."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for file in _CGROUP_LIMITS:
-        if file.is_file() and (text := file.read_text().strip()).isdigit():
-            memory = min(memory, int(text))
+    for folder in _cgroup_folders():
+        for file in (folder / name for name in _LIMIT_FILES):
+            with suppress(OSError):
+                if (text := file.read_text().strip()).isdigit():
+                    memory = min(memory, int(text))
     return memory
+
+
+def _cgroup_folders() -> list[Path]:
+    """Where the limits of this process may stand: in its own control groups and in all above them."""
+    roots, found = {"": _CGROUPS, "memory": _CGROUPS / "memory"}, [_CGROUPS, _CGROUPS / "memory"]
+    with suppress(OSError):
+        for line in _OWN_CGROUPS.read_text().splitlines():  # "0::/user.slice/job" or "9:memory:/job"
+            _, kinds, path = line.split(":", 2)
+            root = roots.get("memory" if "memory" in kinds.split(",") else kinds)
+            if root is not None:
+                own = root / path.strip("/")
+                found += [own, *(above for above in own.parents if above.is_relative_to(root))]
+    return found
 
 
 def _allocate(handle: int, size: int) -> None:

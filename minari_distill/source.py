@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from minari_distill.errors import DatasetError
+
 D4RL_REFERENCE_SCORES = {
     "HalfCheetah": (-280.178953, 12135.0),
     "Hopper": (-20.272305, 3234.3),
@@ -64,19 +66,21 @@ class Source:
         low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
         env_spec = metadata.get("env_spec")
         origin = "dataset metadata"
+        low, high = (None if x is None else _score(x, metadata) for x in (low, high))
         if low is None or high is None:
             low, high, origin = _borrowed_scores(_env_id(env_spec))
         author, requirements = metadata.get("author") or (), metadata.get("requirements") or ()
+        license = metadata.get("license")
         return cls(
             dataset_ids=(metadata.get("dataset_id", ""),),
             env_spec=env_spec,
             eval_env_spec=metadata.get("eval_env_spec"),
-            ref_min_score=None if low is None else float(low),
-            ref_max_score=None if high is None else float(high),
+            ref_min_score=low,
+            ref_max_score=high,
             ref_origin=metadata.get("ref_score_origin", origin),
             minari_version=metadata.get("minari_version", ""),
             requirements=(requirements,) if isinstance(requirements, str) else tuple(requirements),
-            license=metadata.get("license"),
+            license=", ".join(map(str, license)) if isinstance(license, list) else license,
             author=(author,) if isinstance(author, str) else tuple(sorted(author)),
             total_steps=int(metadata.get("total_steps", 0)),
             total_episodes=int(metadata.get("total_episodes", 0)),
@@ -84,8 +88,8 @@ class Source:
 
     @classmethod
     def combine(cls, sources: Sequence[Source]) -> Source:
-        """Several datasets' provenance in one; reference scores are kept only where all agree."""
-        first = sources[0]
+        """Several datasets' provenance in one: the environment of the first that names one; reference scores are kept only where all agree."""
+        first = next((s for s in sources if s.env_spec or s.eval_env_spec), sources[0])
         if len(sources) == 1:
             return first
         scores = {(s.ref_min_score, s.ref_max_score) for s in sources}
@@ -123,8 +127,18 @@ def _env_id(env_spec: str | None) -> str | None:
         return None
 
 
+def _score(value: Any, metadata: Mapping[str, Any]) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"Dataset '{metadata.get('dataset_id')}' has {value!r} as a reference score in its metadata; expected a number. Set "
+            "ref_min_score and ref_max_score there, or remove them."
+        ) from error
+
+
 def _borrowed_scores(env_id: str | None) -> tuple[float | None, float | None, str]:
-    family = (env_id or "").split("/")[-1].rsplit("-v", 1)[0]
+    family = (env_id or "").rsplit("-v", 1)[0]  # another namespace's Hopper may be another task
     if family not in D4RL_REFERENCE_SCORES:
         return None, None, ""
     return *D4RL_REFERENCE_SCORES[

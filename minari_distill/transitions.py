@@ -264,7 +264,7 @@ def load_transitions(
     for part in parts:
         before, episodes_before = arrays.n, len(arrays.starts)
         if isinstance(part, Transitions):
-            _append_transitions(arrays, part)
+            arrays.extend(part)
         else:
             _append_dataset(arrays, part, observation_codec, action_codec, say)
         source = part.source if isinstance(part, Transitions) else Source.of(part.metadata)
@@ -274,8 +274,16 @@ def load_transitions(
             )
         )
     source = Source.combine(sources)
-    if len({s.env_id for s in sources}) > 1:
-        say(f"The datasets come from different environments; {source.env_id} is used for evaluation.")
+    if len({s.env_spec for s in sources}) > 1:
+        whose = next((s.dataset_ids[0] for s in sources if s.env_spec), None)
+        say(
+            "The datasets do not name one and the same environment; "
+            + (
+                f"{source.env_id} is used for evaluation, as '{whose}' has it."
+                if whose
+                else "none of them names any."
+            )
+        )
     return Transitions(
         **arrays.filled(), observation_codec=observation_codec, action_codec=action_codec, source=source
     )
@@ -328,16 +336,8 @@ def _refuse_placeholders(arrays: TransitionArrays, start: int, n_episodes: int, 
     if np.array_equal(arrays.observations[rows], arrays.next_observations[rows]):
         raise DatasetError(
             f"Dataset '{name}' holds pairs and no transitions: every episode has one step, no reward and the same observation "
-            "twice, as in synsets that were combined. Distil the datasets that they came from."
+            "twice, as in synsets that were combined: nothing can be learnt from them but by cloning. Distil the datasets that they came from."
         )
-
-
-def _append_transitions(arrays: TransitionArrays, part: Transitions) -> None:
-    a, b = arrays.n, arrays.n + len(part)
-    for name in FIELDS:
-        getattr(arrays, name)[a:b] = getattr(part, name)
-    arrays.starts += (part.episode_starts + a).tolist()
-    arrays.n = b
 
 
 def _refuse_unusable(dataset: Located) -> None:

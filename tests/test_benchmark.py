@@ -25,8 +25,9 @@ from minari_distill.benchmark.cells import OPTIMIZERS, Cell, Dataset, Reading, g
 from minari_distill.benchmark.figures import learning_figure
 from minari_distill.benchmark.rows import SCHEMA, apart, collect, with_fractions, write_results
 from minari_distill.benchmark.run import missing, read_cell, run_cells
+from minari_distill.benchmark.score import teacher_file
 from minari_distill.cli import app
-from minari_distill.config import GENERAL_RECIPE, NETWORK_SETTINGS, PRESETS
+from minari_distill.config import GENERAL_RECIPE, NETWORK_SETTINGS, PRESETS, DistillConfig
 from minari_distill.distill import distill
 from minari_distill.errors import ConfigError
 from minari_distill.inner import loop
@@ -34,7 +35,7 @@ from minari_distill.inner.optimizers import Adam, Momentum, Sgd
 from minari_distill.networks import Architecture, forward, initialize
 from minari_distill.plots import render_strip
 from minari_distill.progress import silent
-from minari_distill.teachers import NetworkTeacher, save_teacher
+from minari_distill.teachers import TEACHER_SETTINGS, NetworkTeacher, save_teacher
 from minari_distill.transitions import EMBEDDED_ID
 from minari_distill.units import Units
 from tests.small_transitions import point_mass
@@ -173,6 +174,38 @@ def test_other_numbers_add_what_is_missing_and_answer_nothing_twice(dataset, tmp
         r["n_policies"] for r in collect(tmp_path) if r["group"] == "ensembles" and r["method"] == "dbc"
     }
     assert counts == {3}
+
+
+@pytest.mark.parametrize("changed", [name for name in TEACHER_SETTINGS if name != "seed"])
+def test_a_teacher_is_known_by_all_that_it_depends_on(dataset, tmp_path, changed: str):
+    """Other settings, another file: rows of two labels never speak of one teacher."""
+    default = getattr(DistillConfig(), changed)
+    other = {"teacher_method": "cal_ql", "precision": "float64"}.get(changed) or default / 2 + 1
+    other = round(other) if isinstance(default, int) else other
+    other = 0.3 if changed in ("discount", "target_rate", "top_fraction") else other
+    files = {
+        teacher_file(
+            Cell(dataclasses.replace(dataset, teacher=None), "auto", (), settings=settings), tmp_path
+        )
+        for settings in ({}, {changed: other})
+    }
+    assert len(files) == 2
+
+
+def test_one_label_has_one_learnt_teacher(tmp_path):
+    """Other settings of a teacher under the same label are refused before anything runs, with what to type instead."""
+    learnt = Dataset.parse(EMBEDDED_ID)
+    given = TINY | {"teacher_method": "filtered_bc", "teacher_steps": 3}
+    only = {"objectives": ["pbc"], "groups": ["main"], "baselines": False}
+    assert not run_cells(grid([learnt], settings=given, **only, **FEW), tmp_path, threads=1).failed
+    wanted = FEW | {"sizes": [9]}
+    assert run_cells(grid([learnt], settings=given, **only, **wanted), tmp_path, threads=1).done == 1
+    other = given | {"teacher_steps": 4}
+    with pytest.raises(ConfigError, match="other settings under the label 'default'.*--label"):
+        run_cells(grid([learnt], settings=other, **only, **wanted), tmp_path, threads=1)
+    assert not run_cells(
+        grid([learnt], settings=other, label="b", **only, **wanted), tmp_path, threads=1
+    ).failed
 
 
 def test_a_grid_names_everything_once(dataset):

@@ -1,12 +1,14 @@
 """The story on the embedded dataset: distil, resume, refuse, and never lose anything."""
 
 import dataclasses
+import gc
 import json
 import math
 import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import minari
 import numpy as np
@@ -14,9 +16,12 @@ import pytest
 import torch
 
 import minari_distill as md
+from minari_distill.distill import how_long, pose, seconds_of_a_step
 from minari_distill.errors import ConfigError, DatasetError, Diverged, TeacherError
 from minari_distill.networks import Architecture, initialize
+from minari_distill.outer import OuterLoop
 from minari_distill.progress import silent
+from minari_distill.runs import began
 from minari_distill.teachers import NetworkTeacher
 from minari_distill.transitions import EMBEDDED_ID
 from minari_distill.units import Units
@@ -96,6 +101,40 @@ def test_resume_equals_unbroken(teacher, tmp_path, stop_after):
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"run.json", "checkpoint.safetensors", "lock"}
 
 
+def test_a_run_that_gave_infinite_width_up_goes_on_by_the_same_command(teacher, tmp_path, minari_store):
+    """Without a metric there is none, and `began` knows the synset by the settings that were asked for."""
+    asked = {"preset": "infinite", "objective": "dbc", "metric_lr": 0.0, "n_syn": 16, "outer_steps": 2}
+    folder = tmp_path / "run"
+    synset = md.distill(EMBEDDED_ID, report=silent, run_dir=folder, **asked)
+    assert not synset.recipe.infinite and began(folder, synset.config, synset.source)
+    again = md.distill(EMBEDDED_ID, report=silent, run_dir=folder, resume=True, **asked)
+    assert np.array_equal(again.observations, synset.observations)
+
+
+def test_a_loop_that_nobody_uses_takes_no_memory(teacher):
+    """At once, without the collector: its records may be gigabytes, and the next loop is made beside them."""
+    data = md.load_transitions(EMBEDDED_ID)
+    config = md.make_config(**TINY)
+    posed = pose(data, teacher, config)
+    gc.disable()
+    try:
+        loop = OuterLoop(posed.problem, posed.S, posed.A, posed.config, torch.device("cpu"))
+        loop.step()
+        gone = weakref.ref(loop)
+        del loop
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_the_estimate_counts_validations(monkeypatch):
+    """N steps and 1 + ⌈N / validate_every⌉ validations, each as long as it was measured."""
+    monkeypatch.setattr(sys.modules[how_long.__module__], "seconds_of_a_step", lambda *_: (0.1, 5.0))
+    config = md.make_config(**TINY | {"outer_steps": 101, "validate_every": 10})
+    text = how_long(md.load_transitions(EMBEDDED_ID), config, learning=False)
+    assert "distillation about 70 s" in text  # 10.1 + 12 · 5
+
+
 def test_the_time_that_a_run_took_is_kept_with_it(teacher, tmp_path):
     """Also that of the last stretch, by the checkpoint alone."""
     done = run(
@@ -143,9 +182,8 @@ def test_the_run_says_first_how_long_it_will_take(teacher):
     records = []
     run(teacher, report=records.append, outer_steps=2)
     assert records[0].stage == "message" and "distillation about" in records[0].text
-    from minari_distill.distill import how_long
-
     data = md.load_transitions(EMBEDDED_ID)
+    assert min(seconds_of_a_step(md.make_config(**TINY), 11, 3)) > 0
     text = how_long(data, md.make_config(**TINY | {"outer_steps": 10**8}), learning=False)
     assert "choose outer_steps=" in text
     long = TINY | {"teacher_steps": 10**9}

@@ -244,5 +244,16 @@ def test_actions_that_students_cannot_reach_are_told_of():
         teacher = Teacher.from_callable(
             lambda obs, size=size: torch.full_like(obs, size), obs_dim=2, act_dim=2
         )
-        pose(data, teacher, make_config(objective="pbc", n_syn=8), heard.append)
+        posed = pose(data, teacher, make_config(objective="pbc", n_syn=8), heard.append)
+        assert posed.problem.target.abs().max() <= 1 and posed.problem.held_target.abs().max() <= 1
     assert len(heard) == 1 and heard[0].startswith("100% of the teacher's actions lie outside")
+
+
+def test_a_teacher_is_not_asked_where_nothing_reads_its_answers():
+    """DBC matches the data alone: a teacher that is given with it says nothing."""
+
+    def fails(obs):
+        raise AssertionError("asked")
+
+    teacher = Teacher.from_callable(fails, obs_dim=2, act_dim=2)
+    pose(point_mass(), teacher, make_config(objective="dbc", n_syn=8))

@@ -96,7 +96,7 @@ def test_between_two_behaviours_it_takes_one(meta_gradient):
         for _ in range(60):
             loop.step()
         assert loop.held_out_loss() < before
-        theta = loop.validation.train(loop._theta_val, loop.S, loop.A, steps=60)
+        theta = loop.validation.train(loop.validation_start, loop.S, loop.A, steps=60)
         return forward(theta, obs, loop.validation.arch).mean().item()
 
     assert middle(p) == pytest.approx(0.4, abs=0.08)

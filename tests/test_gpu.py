@@ -46,7 +46,7 @@ def captured_and_eager(p, S, A, config):
     """Ten steps each of a loop whose last ones replay graphs, and of one that has none."""
     captured, eager = (OuterLoop(p, S, A, config, CUDA) for _ in range(2))
     for replayed in (eager._replay_advance, eager._replay_finish, eager._replay_finish_in_metric):
-        replayed.on_gpu = False
+        replayed.device = torch.device("cpu")  # called as it is
     for _ in range(10):
         captured.step()
         eager.step()
@@ -81,11 +81,12 @@ def test_a_captured_step_equals_an_eager_one(pool, inner, meta_gradient, forgivi
 @pytest.mark.parametrize("metric_share", [0.5, 1.0])
 def test_a_captured_step_at_infinite_width_equals_an_eager_one(metric_share):
     """Alone, and in turn with steps for networks: the same pairs and the same metric."""
-    config = small(infinite_width=True, metric_share=metric_share, metric_lr=2e-2)
+    config = dataclasses.replace(small(), infinite_width=True, metric_share=metric_share, metric_lr=2e-2)
     p, S, A = problem()
     p = dataclasses.replace(p, metric=torch.diag(torch.tensor([2.0, 1.0, 0.5, 0.1])))
     captured, eager = captured_and_eager(p, S, A, config)
     assert captured._replay_finish_in_metric.graph is not None
+    assert eager._replay_finish_in_metric.graph is None
     for name in ("S", "A", "metric"):
         torch.testing.assert_close(getattr(captured, name), getattr(eager, name), rtol=1e-5, atol=1e-6)
     assert not torch.equal(captured.metric.cpu(), p.metric)

@@ -102,13 +102,33 @@ def test_a_full_disk_is_said_before_anything_is_written(temporary, monkeypatch):
 
 def test_a_control_group_lowers_the_memory(tmp_path, monkeypatch):
     """Its limit counts where it is one; "max" is none."""
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(room_module, "_CGROUP_LIMITS", (limit,))
+    own = tmp_path / "cgroup"
+    monkeypatch.setattr(room_module, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(room_module, "_OWN_CGROUPS", own)
     whole = machine_memory()
     assert whole == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = tmp_path / "memory.max"
     for text, memory in (("max\n", whole), ("123456\n", 123456)):
         limit.write_text(text)
         assert machine_memory() == memory
+
+
+@pytest.mark.parametrize(
+    ("own", "limit"),
+    [
+        ("0::/slurm/job_7/step_0\n", "slurm/job_7/memory.max"),
+        ("12:cpu:/other\n9:memory,hugetlb:/slurm/job_7\n0::/\n", "memory/slurm/job_7/memory.limit_in_bytes"),
+    ],
+    ids=["v2", "v1"],
+)
+def test_a_jobs_own_control_group_counts(tmp_path, monkeypatch, own: str, limit: str):
+    """Its limit stands in a folder of its own, or above it."""
+    monkeypatch.setattr(room_module, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(room_module, "_OWN_CGROUPS", tmp_path / "own")
+    (tmp_path / "own").write_text(own)
+    (tmp_path / limit).parent.mkdir(parents=True)
+    (tmp_path / limit).write_text("654321\n")
+    assert machine_memory() == 654321
 
 
 def test_a_dataset_beyond_the_share_is_mapped_and_says_so(make_dataset, monkeypatch, temporary):

@@ -281,6 +281,8 @@ def test_a_filtered_or_split_synset_has_the_pairs_that_were_kept():
     np.testing.assert_array_equal(kept.observations, synset.observations[[1, 4]])
     first, second = minari.split_dataset(whole, [2, 4])
     assert (len(load_synset(first)), len(load_synset(second)), len(load_synset(whole))) == (2, 4, 6)
+    with pytest.raises(SynsetError, match=f"No pair of '{ID}' is left"):
+        load_synset(whole.filter_episodes(lambda e: False))
 
 
 def test_two_parts_are_never_one_column():
@@ -289,6 +291,15 @@ def test_two_parts_are_never_one_column():
     codec = SpaceCodec(spaces.Dict({"a.b": box, "a": spaces.Dict(b=box)}))
     with pytest.raises(SynsetError, match="would be one column 'observation.a.b'"):
         layout.pair_columns("observation", np.zeros((3, 4), np.float32), codec)
+
+
+@pytest.mark.parametrize(("key", "instead"), [("walker/joints", "walker_joints"), ("", "state")])
+def test_keys_that_no_file_can_hold(tmp_path, key: str, instead: str):
+    """Minari takes "/" for the border between groups, and could not read the synset: told with what to write instead."""
+    box = spaces.Box(-1, 1, (2,))
+    synset = make_synset(observation_space=spaces.Dict({key: box, "other": box}))
+    with pytest.raises(SynsetError, match=f"key '{key}', which no HDF5 file.*for instance '{instead}'"):
+        synset.save(tmp_path / "one")
 
 
 def test_a_part_of_size_zero(tmp_path):

@@ -281,8 +281,29 @@ def test_datasets_of_different_environments():
     write_dataset("test/a-v0", ref_min_score=0.0, ref_max_score=1.0)
     write_dataset("test/b-v0", env=None)
     source = load_transitions(["test/a-v0", "test/b-v0"], on_message=said.append).source
-    assert any("different environments; Pendulum-v1 is used" in text for text in said)
+    assert any(
+        "same environment; Pendulum-v1 is used for evaluation, as 'test/a-v0' has it" in t for t in said
+    )
     assert (source.ref_min_score, source.ref_max_score, source.ref_origin) == (None, None, "")
+    assert load_transitions(["test/b-v0", "test/a-v0"], on_message=said.append).source.env_id == "Pendulum-v1"
+    assert "as 'test/a-v0' has it" in said[-1]  # the first that names one, wherever it stands
+    file = write_dataset("test/c-v0").storage.data_path / "metadata.json"
+    metadata = json.loads(file.read_text())
+    spec = json.loads(metadata["env_spec"]) | {"kwargs": {"g": 2.0}}
+    file.write_text(json.dumps(metadata | {"env_spec": json.dumps(spec)}))
+    said.clear()
+    load_transitions(["test/a-v0", "test/c-v0"], on_message=said.append)
+    assert len(said) == 1  # one name, but another gravity
+
+
+def test_a_list_whose_metadata_count_too_few_steps():
+    """Transitions that follow find room all the same."""
+    first, second = write_dataset("test/a-v0"), load_transitions(write_dataset("test/b-v0", seed=1))
+    first.storage.update_metadata({"total_steps": 3})
+    alone = load_transitions("test/a-v0")
+    both = load_transitions(["test/a-v0", second])
+    assert len(both) == len(alone) + len(second) == 24
+    np.testing.assert_array_equal(both.observations[12:], second.observations)
 
 
 # ----------------------------------------------------------------------------------------------- provenance
@@ -299,6 +320,15 @@ def test_reference_scores_and_where_they_come_from():
     none = Source.of(metadata | {"env_spec": json.dumps({"id": "Pendulum-v1"})})
     assert (none.ref_min_score, none.ref_origin) == (None, "")
     assert Source.of({"dataset_id": "x/y-v0"}).env_id is None
+    foreign = Source.of(metadata | {"env_spec": json.dumps({"id": "mycorp/Hopper-v0"})})
+    assert foreign.ref_min_score is None  # perhaps of other dynamics
+    with pytest.raises(DatasetError, match="'x/y-v0' has 'a' as a reference score"):
+        Source.of(metadata | {"ref_max_score": "a"})
+
+
+def test_several_licences():
+    """A list of them is one text, as the card writes it."""
+    assert Source.of({"dataset_id": "x/y-v0", "license": ["mit", "x"]}).license == "mit, x"
 
 
 def test_provenance_goes_through_json():

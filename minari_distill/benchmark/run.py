@@ -27,7 +27,7 @@ import torch
 
 from minari_distill.benchmark.cells import Cell, Reading
 from minari_distill.benchmark.rows import read_record
-from minari_distill.benchmark.score import Stopped, score_cell
+from minari_distill.benchmark.score import Stopped, score_cell, teacher_file
 from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
 from minari_distill.locate import find_folder
@@ -74,6 +74,7 @@ def run_cells(
     if jobs < 1 or (threads is not None and threads < 1):
         raise ConfigError(f"--jobs {jobs} and --threads {threads} must be at least 1.")
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
+    _refuse_second_teacher(cells, out)
     known, waiting = _baselines_of(out), []
     for cell in cells:
         if missing(cell, out) and _question(cell) not in known:
@@ -142,6 +143,25 @@ def _baselines_of(out: Path) -> set[tuple[str, ...] | None]:
         for r in rows
         if r["method"] in ("teacher", "bc")
     }
+
+
+def _refuse_second_teacher(cells: list[Cell], out: Path) -> None:
+    """A label has one learnt teacher a dataset: cells of another could not stand beside it in one table.
+
+    Raises:
+        ConfigError: Settings of the teacher differ from those of the folder's.
+    """
+    known = _baselines_of(out)
+    for cell in cells:
+        if cell.dataset.teacher or cell.method != "teacher" or _question(cell) not in known:
+            continue
+        if not teacher_file(cell, out).exists() and any(
+            c.dataset == cell.dataset and missing(c, out) for c in cells
+        ):
+            raise ConfigError(
+                f"'{out}' holds a teacher of {cell.dataset.name} that was learnt with other settings under the label "
+                f"{cell.label!r}. Give these another --label, or another --out."
+            )
 
 
 def run_cell(

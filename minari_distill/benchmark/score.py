@@ -32,7 +32,7 @@ from minari_distill.objectives import needs_teacher
 from minari_distill.progress import Progress, Report
 from minari_distill.students import Policy, behavior_clone, resolve_recipe
 from minari_distill.synset import Synset
-from minari_distill.teachers import learn_teacher, load_teacher, save_teacher
+from minari_distill.teachers import TEACHER_SETTINGS, learn_teacher, load_teacher, save_teacher
 from minari_distill.transitions import load_transitions
 
 Row = dict[str, Any]
@@ -70,12 +70,7 @@ def teacher_file(cell: Cell, out: Path) -> Path:
     if cell.dataset.teacher:
         return Path(cell.dataset.teacher)
     config = make_config(cell.preset, **cell.settings)
-    fields = {
-        f.name: getattr(config, f.name)
-        for f in dataclasses.fields(config)
-        if f.name.startswith(("teacher_", "cql_")) or f.name in ("discount", "actor_lr", "critic_lr")
-    }
-    fields |= {"target_rate": config.target_rate, "top_fraction": config.top_fraction}
+    fields = {name: getattr(config, name) for name in TEACHER_SETTINGS if name != "seed"}
     learning = Cell(cell.dataset, "teacher", (), settings=fields)
     return out / "teachers" / f"{learning.run_name}.safetensors"
 

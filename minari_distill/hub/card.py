@@ -27,6 +27,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from minari_distill.errors import HubError
 from minari_distill.evaluate import Score
 from minari_distill.layout import PARQUET
+from minari_distill.recorded import is_number
 from minari_distill.synset import Synset
 
 USAGE = "usage"
@@ -303,7 +304,7 @@ def describe(synset: Synset, repo_id: str, name: str, figures: Sequence[str]) ->
         "student": synset.recipe.told + (" of `synset.json`" if synset.recipe.in_metric else ""),
     }
     expansion = metadata.get("expansion")
-    if isinstance(expansion, dict) and _is_number(expansion.get("n_syn")):
+    if isinstance(expansion, dict) and is_number(expansion.get("n_syn")):
         rows["made of"] = (
             f"{expansion['n_syn']} distilled pairs, by `expand` from the student that they were distilled for"
         )
@@ -315,7 +316,7 @@ def describe(synset: Synset, repo_id: str, name: str, figures: Sequence[str]) ->
         rows["objective"] = (
             f"{_inline(config.objective)}, {config.outer_steps} outer steps, seed {config.seed}"
         )
-    if _is_number(metadata.get("held_out_loss")):
+    if is_number(metadata.get("held_out_loss")):
         rows["loss on held-out states"] = f"{metadata['held_out_loss']:.4f}"
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
     parts = [f"## {name}\n", f"| | |\n|---|---|\n{table}\n", _scores(synset, repo_id, name)]
@@ -344,7 +345,7 @@ def _scores(synset: Synset, repo_id: str, name: str) -> str:
     lines = ["| policy | score | 95 % interval | policies × episodes |", "|---|---|---|---|"]
     for policy, row in rows.items():
         width = row.get("ci95_half_width")
-        mean, _, spread = str(Score(row["mean"], width if _is_number(width) else math.nan, 1)).partition(" ")
+        mean, _, spread = str(Score(row["mean"], width if is_number(width) else math.nan, 1)).partition(" ")
         runs = f"{row.get('n_policies', '?')} × {row.get('n_episodes', '?')}"
         label = _inline(policy.replace("_", " "))
         lines.append(f"| {label} | {mean} | {spread or 'one value'} | {_inline(runs)} |")
@@ -371,11 +372,7 @@ def _title(repo_id: str) -> str:
 
 
 def _is_score(row: Any) -> bool:
-    return isinstance(row, dict) and _is_number(row.get("mean"))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(row, dict) and is_number(row.get("mean"))
 
 
 def _are_counts(*values: Any) -> bool:

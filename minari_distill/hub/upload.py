@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tempfile
@@ -23,6 +24,7 @@ from minari_distill.layout import DATA, METADATA, PARQUET, RECORD
 from minari_distill.recorded import history_of
 from minari_distill.synset import Synset
 
+_LONGEST = 60  # characters of a name made of the sources' ids, the rest apart
 CARD, NAMESPACE = "README.md", "namespace_metadata.json"
 SYNSET_FILES = tuple(path.as_posix() for path in (DATA, METADATA, PARQUET, RECORD))
 
@@ -67,13 +69,15 @@ def push(
     Raises:
         HubError: It cannot be pushed; the message names the repair, and the repository is whole.
     """
-    name = name or default_name(synset)
+    by_default, name = name is None, name or default_name(synset)
     check_repo_id(repo_id)
     check_name(name)
     if revision_tag is not None:
         check_tag(revision_tag)
     api = open_api()
     remote = calls.insist(lambda: _open_repository(api, repo_id, private), repo_id, "push to")
+    if by_default:
+        calls.insist(lambda: _refuse_another_source(remote, synset, name), repo_id, "push to")
     with tempfile.TemporaryDirectory() as folder:
         draft = _Draft.write(Path(folder), synset, remote, name)
         if revision_tag is not None:
@@ -93,7 +97,24 @@ def default_name(synset: Synset) -> str:
     """The name made of the sources' ids: "hopper-medium-distilled-v0" of mujoco/hopper/medium-v0; "-expanded" of what `expand` made."""
     stems = ["-".join(re.sub(r"-v\d+$", "", i).split("/")[-2:]) for i in synset.source.dataset_ids]
     kind = "expanded" if "expansion" in synset.metadata else "distilled"
-    return as_name("-and-".join(dict.fromkeys(stems)) + f"-{kind}")
+    stem = "-and-".join(dict.fromkeys(stems))
+    if len(stem) > _LONGEST:
+        told = hashlib.sha256("\n".join(synset.source.dataset_ids).encode()).hexdigest()[:8]
+        stem = f"{stem[:_LONGEST]}-{told}"
+    return as_name(f"{stem}-{kind}")
+
+
+def _refuse_another_source(remote: Remote, synset: Synset, name: str) -> None:
+    """A name that nobody chose replaces only what was made of the same datasets: of ids that end alike it is the same."""
+    try:
+        there = json.loads(remote.read(f"{name}/{RECORD.as_posix()}") or "{}")["source"]["dataset_ids"]
+    except (ValueError, KeyError, TypeError):
+        return  # nothing, or nothing that can be read: pushing anew mends it
+    if there != list(synset.source.dataset_ids):
+        raise HubError(
+            f"'{remote.repo_id}' holds a '{name}' of {', '.join(map(str, there))}, and this synset is of "
+            f"{', '.join(synset.source.dataset_ids)}. Give it a name of its own with name= (--name), or that one to replace it."
+        )
 
 
 # --------------------------------------------------------------------------------------------- the draft

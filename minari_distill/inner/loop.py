@@ -60,7 +60,7 @@ class InnerLoop:
         shape = (self.K, self.arch.n_parameters)
 
         numbers = Record.numbers(self.arch, n_syn) + shape[1]
-        noted = 3 * shape[1] if recipe.optimizer == "adam" else 0
+        noted = Adam.slots * shape[1] if recipe.optimizer == "adam" else 0
         step = self.K * (numbers * NARROW[precision].itemsize + noted * WIDE[precision].itemsize)
         fits = max(1, int(memory_budget // step))  # a record a step
         segments = max(1, -(-window // fits))

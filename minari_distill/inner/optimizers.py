@@ -26,8 +26,6 @@ from minari_distill.errors import ConfigError
 class Sgd:
     """θ' = θ − α g; keeps no state."""
 
-    slots = 0  # numbers kept a parameter and a step, for the adjoint
-
     def __init__(self, recipe: StudentRecipe, like: Tensor, length: int):
         self.lr = recipe.lr
         self.wide = torch.empty_like(like)
@@ -88,7 +86,7 @@ class Momentum(Sgd):
 class Adam(Sgd):
     """Adam (Kingma and Ba, 2015), as `torch.optim.Adam`; the step count lives in tensors, for CUDA graphs."""
 
-    slots = 3
+    slots = 3  # numbers kept a parameter and a step, for the adjoint
 
     def __init__(self, recipe: StudentRecipe, like: Tensor, length: int):
         super().__init__(recipe, like, length)

@@ -11,9 +11,11 @@ from minari_distill.teachers.learn import (
 )
 from minari_distill.teachers.q_teacher import QTeacher
 from minari_distill.teachers.teacher import NetworkTeacher, Teacher, as_read, check_actions
+from minari_distill.teachers.training import TEACHER_SETTINGS
 
 __all__ = [
     "DISCRETE_TRAINERS",
+    "TEACHER_SETTINGS",
     "TRAINERS",
     "NetworkTeacher",
     "QTeacher",

@@ -19,10 +19,11 @@ from minari_distill.errors import Diverged, TeacherError
 from minari_distill.teachers.teacher import Teacher
 from minari_distill.transitions import Transitions
 
-_DECIDING = (
-    "seed teacher_steps teacher_batch discount actor_lr critic_lr target_rate cql_alpha cql_n_actions discrete_cql_alpha "
+TEACHER_SETTINGS = (
+    "seed teacher_method teacher_steps teacher_batch discount actor_lr critic_lr target_rate cql_alpha cql_n_actions discrete_cql_alpha "
     "q_temperature top_fraction precision"
-).split()  # settings that a training depends on
+).split()
+"""Settings that a training depends on."""
 
 
 class Trainer(ABC):
@@ -64,7 +65,7 @@ class Trainer(ABC):
 
     def _marked(self, transitions: Transitions) -> Tensor:
         """What a training is known by again, (32,) uint8: a digest of its settings and of the episodes' shape and rewards."""
-        settings = {name: getattr(self.config, name) for name in _DECIDING}
+        settings = {name: getattr(self.config, name) for name in TEACHER_SETTINGS}
         data = [len(transitions), transitions.obs_dim, transitions.act_dim, self._sources]
         digest = hashlib.sha256(json.dumps([self.method, settings, data, self.device.type]).encode())
         digest.update(transitions.episode_lengths.astype(np.int64).tobytes())

@@ -140,7 +140,7 @@ HOSTILE = {
     ),
     "a huge space": (
         in_record(observation_codec={"space": json.dumps(HUGE), "drop": [], "dtype": "float32"}),
-        "an image of 1,000,000,000,000 numbers",
+        "a Discrete of 1,000,000,000,000 numbers",
     ),
     "bytes that are not there": (
         recorded_files(lambda files: files["data/main_data.hdf5"].update(bytes=5)),

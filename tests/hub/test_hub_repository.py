@@ -14,7 +14,9 @@ from huggingface_hub import constants
 from minari_distill.config import StudentRecipe
 from minari_distill.errors import HubError
 from minari_distill.expand import expand
+from minari_distill.hub.upload import default_name
 from minari_distill.loading import load_synset
+from minari_distill.source import Source
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, REPO, clients, forget, listing, pendulum
 from tests.hub_server import HubServer
 from tests.synsets import assert_same
@@ -44,6 +46,30 @@ def test_what_expand_made_does_not_replace_the_few(hub: HubServer):
     few.push_to_hub(REPO)
     expand(few, 50).push_to_hub(REPO)
     assert listing(hub)[0] == ["test-pendulum-distilled-v0", "test-pendulum-expanded-v0"]
+
+
+def test_a_name_nobody_chose_replaces_nothing_of_other_datasets(hub: HubServer):
+    """Ids that end alike make one name; with a name that was given, replacing is what was asked for."""
+    one, other = (pendulum(source=Source((f"{who}/pendulum/medium-v0",))) for who in ("me", "you"))
+    one.push_to_hub(REPO)
+    one.push_to_hub(REPO)
+    with pytest.raises(HubError, match=r"holds a 'pendulum-medium-distilled-v0' of me/pend.*--name"):
+        other.push_to_hub(REPO)
+    assert_same(load_synset(f"hf://{REPO}/pendulum-medium-distilled-v0"), one)
+    other.push_to_hub(REPO, name="pendulum-medium-distilled-v0")
+    assert_same(load_synset(f"hf://{REPO}/pendulum-medium-distilled-v0"), other)
+
+
+def test_many_datasets_make_a_name_that_tells_them_apart():
+    """Too long a name is cut in the middle: what was made stays told, and other datasets have another."""
+    ids = [f"mujoco/hopper/medium-{i}-v0" for i in range(30)]
+    names = {
+        default_name(pendulum(source=Source(tuple(given)), metadata=metadata))
+        for given in (ids, [*ids[:-1], "mujoco/hopper/last-v0"])
+        for metadata in ({}, {"expansion": {}})
+    }
+    assert len(names) == 4 and sum(name.endswith("-expanded-v0") for name in names) == 2
+    assert all(len(name) < 90 for name in names)
 
 
 def test_a_second_push_changes_nothing(hub: HubServer):
