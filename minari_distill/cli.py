@@ -94,7 +94,8 @@ def distill(
     objective: Annotated[
         str | None,
         typer.Option(
-            help="auto, dbc, robust_dbc, filtered_dbc, pbc or av_pbc.", autocompletion=completion.objectives
+            help="auto, dbc, robust_dbc, filtered_dbc, pbc, av_pbc or tempered_pbc.",
+            autocompletion=completion.objectives,
         ),
     ] = None,
     drop: Annotated[

@@ -187,10 +187,8 @@ class DistillConfig:
 
     # What is distilled
     n_syn: int = 256  # synthetic pairs
-    objective: str = "auto"  # "auto" | "dbc" | "robust_dbc" | "filtered_dbc" | "pbc" | "av_pbc", or your own (objectives.py)
-    clone_steps: int = (
-        6000  # at most, of the clone that "robust_dbc" and "filtered_dbc" match; 0 = the data as they are
-    )
+    objective: str = "auto"  # "auto" | "dbc" | "robust_dbc" | "filtered_dbc" | "pbc" | "av_pbc" | "tempered_pbc", or your own (objectives.py)
+    clone_steps: int = 6000  # at most, of the clone that "robust_dbc", "filtered_dbc" and "tempered_pbc" match; 0 = the data as they are
     initializer: str = "relabelled"  # "random" | "relabelled" | "kmeans"
 
     # Teacher (the paper's Cal-QL with CORL's defaults; Nakamoto et al., 2023)
@@ -205,9 +203,7 @@ class DistillConfig:
     cql_n_actions: int = 10  # Cal-QL: actions sampled a state
     discrete_cql_alpha: float = 1.0  # discrete actions; Q is in standard deviations of the returns
     q_temperature: float = 1.0  # discrete actions: π* = softmax(Q / q_temperature)
-    top_fraction: float = (
-        0.1  # filtered_bc, filtered_dbc: share of the transitions they learn from, best returns first
-    )
+    top_fraction: float = 0.1  # filtered_bc, filtered_dbc, tempered_pbc: share of the transitions they learn from, best returns first
 
     # Students of the inner loop
     hidden_layers: int = 3  # hidden layers, ReLU

@@ -268,11 +268,18 @@ def pose(
             say(f"The best episodes hold too few states for n_syn={config.n_syn}: all are asked.")
     clone = None
     if objective.needs_clone and config.clone_steps:
-        what = _BEST if objective.best_only else _DATA
+        what, cloned = _DATA, seen
+        if objective.best_only or objective.best_clone:
+            what, cloned = _BEST, seen & _best_states(transitions, config)
+            if not cloned.any():  # of two episodes the better one may be held out
+                raise DatasetError(
+                    f"objective={objective.name!r} clones the best episodes, and all of them are held out. Give a top_fraction above "
+                    f"{config.top_fraction}, or another objective."
+                )
         say(
             f"First the actions of {what} are cloned, for {objective.name}: a few minutes on a CPU core at most."
         )
-        clone, labels = _clone(transitions, labels, seen, config)
+        clone, labels = _clone(transitions, labels, cloned, config)
     matched = teacher is not None and objective.needs_teacher
     if not (matched or clone or config.metric_lr):
         config = _without_metric(config, say)
@@ -298,8 +305,8 @@ def pose(
     known = taken(obs, seen)
     metric = None
     if config.metric_share:  # of what is matched, if that can be asked; else it is to be learnt from nothing
-        asked = clone or (decide if matched else None)
-        metric = input_metric(asked, known) if asked else torch.eye(transitions.obs_dim)
+        asked = [policy for policy in (clone, decide if matched else None) if policy]
+        metric = input_metric(_mean(asked), known) if asked else torch.eye(transitions.obs_dim)
     problem = Problem(
         known,
         taken(target, seen),
@@ -330,12 +337,22 @@ def _clip(act: torch.Tensor) -> float:
     return beyond / len(act)
 
 
+def _mean(policies: list[Callable[[torch.Tensor], torch.Tensor]]) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: sum(policy(x) for policy in policies) / len(policies)  # type: ignore[return-value]
+
+
+def _best_states(transitions: Transitions, config: DistillConfig) -> np.ndarray:
+    """Which states (N,) are of the best episodes."""
+    best = np.zeros(len(transitions), dtype=bool)
+    best[best_transitions(transitions, config.top_fraction)] = True
+    return best
+
+
 def _of_the_best(
     transitions: Transitions, config: DistillConfig, generator: torch.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which states of the best episodes (N,) are seen, and which are held out."""
-    best = np.zeros(len(transitions), dtype=bool)
-    best[best_transitions(transitions, config.top_fraction)] = True
+    best = _best_states(transitions, config)
     held = _held_out(transitions, config, generator, best)
     seen = best & ~held
     if seen.sum() < config.n_syn:

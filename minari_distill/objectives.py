@@ -11,6 +11,7 @@ with d the mean squared error over action dimensions, or the cross-entropy for d
     filtered y = b⁺(s), what a clone of the best episodes D⁺ does (`best_episodes.py`), s ~ D⁺ alone
     PBC      y = π*(s),                      w = 1
     Av-PBC   y = π*(s),                      w = q(s, π*(s))                                        (2)
+    tempered y = ½ (π*(s) + b⁺(s)),          w = q(s, π*(s)), s ~ D
     auto     Av-PBC, unless the data do not show what the teacher does (ρ > 2, `support.py`): then robust DBC, or filtered
              DBC if the students are of infinite width (`infinite.py`), whom 256 pairs can tell an expert's every action,
              and if the best episodes hold states enough (`distill.py`)
@@ -40,7 +41,7 @@ class Labels:
         teacher_q: (N,) q(s, π*(s)), a discounted raw return; None where no q was asked.
         obs: (N, obs_dim) the normalised states.
         teacher_distance: ρ of `support.py`; None where nobody asked.
-        clone_act: (N, act_dim) b(s) of `clone.py`, likewise; None where no clone was asked. Where `best_only`, b⁺(s).
+        clone_act: (N, act_dim) b(s) of `clone.py`, likewise; None where no clone was asked. Where `best_only` or `best_clone`, b⁺(s).
     """
 
     act: Tensor
@@ -71,6 +72,7 @@ class Objective:
             whose distance is the cross-entropy, are never forgiven.
         needs_clone: Whether it reads `labels.clone_act`.
         best_only: Whether it asks only states of the best episodes (`best_episodes.py`), which the clone is then one of.
+        best_clone: Whether the clone is one of the best episodes, though all states are asked.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Objective:
     forgiving: float = 0.0
     needs_clone: bool = False
     best_only: bool = False
+    best_clone: bool = False
 
     def __call__(self, labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
         """Targets (N, act_dim) and weights (N, 1).
@@ -126,6 +129,7 @@ def objective(
     forgiving: float = 0.0,
     needs_clone: bool = False,
     best_only: bool = False,
+    best_clone: bool = False,
 ) -> Callable[[Rule], Rule]:
     """Decorator: `DistillConfig(objective=name)` now means this rule.
 
@@ -146,7 +150,9 @@ def objective(
                 f"objective={name!r} is taken by {'.'.join(_place(before.rule))}. Choose another name."
             )
         needed = needs_teacher or needs_q
-        OBJECTIVES[name] = Objective(name, rule, needed, needs_q, forgiving, needs_clone, best_only)
+        OBJECTIVES[name] = Objective(
+            name, rule, needed, needs_q, forgiving, needs_clone, best_only, best_clone
+        )
         return rule
 
     return enter
@@ -237,6 +243,24 @@ def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
     positive = (positive / positive.max().clamp_min(1e-12)) ** config.q_power
     mean = positive.mean()
     return y, positive / mean if mean > 0 else torch.ones_like(q)
+
+
+@objective("tempered_pbc", needs_q=True, needs_clone=True, best_clone=True)
+def tempered_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
+    """Av-PBC halfway between the teacher and a clone of the best episodes: easier to tell, and no worse to follow.
+
+    Returns y (N, act_dim), the mean of both actions, and w (N, 1) of `av_pbc`.
+
+    Raises:
+        ConfigError: `clone_steps=0`: there is no clone.
+    """
+    if labels.clone_act is None:
+        raise ConfigError(
+            "objective='tempered_pbc' needs a clone of the best episodes, and clone_steps=0 makes none: give clone_steps=6000, or "
+            "objective='av_pbc'."
+        )
+    y, w = av_pbc(labels, config)
+    return (y + labels.clone_act) / 2, w
 
 
 def settled(name: str, labels: Labels, config: DistillConfig) -> str:

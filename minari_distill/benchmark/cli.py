@@ -26,7 +26,10 @@ def benchmark(
         Names, typer.Option(help="ID, ID=TEACHER or ID+ID=TEACHER (ids read as one); may be repeated.")
     ] = None,
     objective: Annotated[
-        Names, typer.Option(help="auto, dbc, robust_dbc, filtered_dbc, pbc or av_pbc; may be repeated.")
+        Names,
+        typer.Option(
+            help="auto, dbc, robust_dbc, filtered_dbc, pbc, av_pbc or tempered_pbc; may be repeated."
+        ),
     ] = None,
     size: Annotated[list[int] | None, typer.Option(help="Pairs of a synset; may be repeated.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Of synsets and students; may be repeated.")] = None,

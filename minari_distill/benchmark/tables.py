@@ -29,6 +29,7 @@ _NAMES = {
     "filtered_dbc": "filtered DBC",
     "pbc": "PBC",
     "av_pbc": "Av-PBC",
+    "tempered_pbc": "tempered PBC",
     "auto": "auto",
     "bc": "BC on all data",
     "teacher": "teacher",
