@@ -337,7 +337,9 @@ def _clip(act: torch.Tensor) -> float:
     return beyond / len(act)
 
 
-def _mean(policies: list[Callable[[torch.Tensor], torch.Tensor]]) -> Callable[[torch.Tensor], torch.Tensor]:
+def _mean(
+    policies: Sequence[Callable[[torch.Tensor], torch.Tensor]],
+) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: sum(policy(x) for policy in policies) / len(policies)  # type: ignore[return-value]
 
 
