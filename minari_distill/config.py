@@ -188,7 +188,7 @@ class DistillConfig:
     # What is distilled
     n_syn: int = 256  # synthetic pairs
     objective: str = "auto"  # "auto" | "dbc" | "robust_dbc" | "filtered_dbc" | "pbc" | "av_pbc" | "tempered_pbc", or your own (objectives.py)
-    clone_steps: int = 6000  # at most, of the clone that "robust_dbc", "filtered_dbc" and "tempered_pbc" match; 0 = the data as they are
+    clone_steps: int = 6000  # at most, of the clone that "robust_dbc", "filtered_dbc" and "tempered_pbc" match; 0 = the data as they are (not "tempered_pbc")
     initializer: str = "relabelled"  # "random" | "relabelled" | "kmeans"
 
     # Teacher (the paper's Cal-QL with CORL's defaults; Nakamoto et al., 2023)

@@ -125,9 +125,8 @@ def distill(
     transitions = load_transitions(
         dataset, drop=drop, dtype=dtype, memory_share=settings.memory_share, on_message=say
     )
-    layout.check_keys(
-        "observation", transitions.observation_codec
-    )  # what would end the save, before hours of work
+    # what would end the save, before hours of work
+    layout.check_keys("observation", transitions.observation_codec)
     layout.check_keys("action", transitions.action_codec)
     if names := transitions.unresolved():
         say(_UNRESOLVED.format(names=", ".join(names[:5])))
@@ -437,13 +436,16 @@ def seconds_of_a_step(config: DistillConfig, obs_dim: int, act_dim: int) -> tupl
     for _ in range(timed):
         outer.step()
     outer.read_loss()
-    step, started = (time.perf_counter() - started) / timed, time.perf_counter()
+    step = (time.perf_counter() - started) / timed
     if config.recipe.infinite:
+        started = time.perf_counter()
         outer.held_out_loss()
         return step, time.perf_counter() - started
     asked = config.recipe.steps
     some = min(asked, 20)  # inner steps, all alike; the reading of the held-out states is little beside them
-    outer.validation.train(outer.validation_start, outer.S, outer.A, steps=some).sum().item()
+    for steps in (2, some):  # the first ones warm up
+        started = time.perf_counter()
+        outer.validation.train(outer.validation_start, outer.S, outer.A, steps=steps).sum().item()
     return step, (time.perf_counter() - started) * asked / some
 
 

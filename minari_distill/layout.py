@@ -61,13 +61,11 @@ def write_layout(
     Raises:
         SynsetError: Of keys that files cannot hold (`check_keys`).
     """
-    check_keys("observation", observation_codec)
-    check_keys("action", action_codec)
-    _write_minari(folder / "data", observations, actions, observation_codec, action_codec, metadata, record)
-    (folder / "synset").mkdir()
     columns = pair_columns("observation", observations, observation_codec) | pair_columns(
         "action", actions, action_codec
     )
+    _write_minari(folder / "data", observations, actions, observation_codec, action_codec, metadata, record)
+    (folder / "synset").mkdir()
     pq.write_table(pa.table(columns), folder / PARQUET)
     checksums = {file.as_posix(): _checksum(folder / file) for file in (DATA, PARQUET)}
     write_json(folder / RECORD, {**record, "files": checksums})

@@ -33,12 +33,8 @@ from minari_distill.team import Team
 from minari_distill.transitions import Source
 
 _FREE = ("memory_share",)  # settings that change no number: another machine may need another one
-_SETTLED = (
-    "objective",
-    "metric_share",
-    "infinite_width",
-    "student_pool",
-)  # settings that a run may settle after it has begun
+# settings that a run may settle after it has begun
+_SETTLED = ("objective", "metric_share", "infinite_width", "student_pool")
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 

@@ -60,6 +60,13 @@ class Source:
         """Gymnasium id of the environment, if the dataset names one."""
         return _env_id(self.env_spec)
 
+    @property
+    def env(self) -> tuple[Any, ...] | None:
+        """What tells its environment from others, whatever else is recorded of it: the id and the arguments."""
+        if self.env_id is None or self.env_spec is None:
+            return None
+        return self.env_id, json.dumps(json.loads(self.env_spec).get("kwargs") or {}, sort_keys=True)
+
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Source:
         """The provenance in one dataset's `metadata.json`, before anything is read."""
@@ -89,7 +96,7 @@ class Source:
     @classmethod
     def combine(cls, sources: Sequence[Source]) -> Source:
         """Several datasets' provenance in one: the environment of the first that names one; reference scores are kept only where all agree."""
-        first = next((s for s in sources if s.env_spec or s.eval_env_spec), sources[0])
+        first = next((s for s in sources if s.env_spec), sources[0])
         if len(sources) == 1:
             return first
         scores = {(s.ref_min_score, s.ref_max_score) for s in sources}

@@ -274,15 +274,10 @@ def load_transitions(
             )
         )
     source = Source.combine(sources)
-    if len({s.env_spec for s in sources}) > 1:
-        whose = next((s.dataset_ids[0] for s in sources if s.env_spec), None)
+    if len({s.env for s in sources}) > 1:
+        whose = next(s.dataset_ids[0] for s in sources if s.env_spec)
         say(
-            "The datasets do not name one and the same environment; "
-            + (
-                f"{source.env_id} is used for evaluation, as '{whose}' has it."
-                if whose
-                else "none of them names any."
-            )
+            f"The datasets do not name one and the same environment; {source.env_id} is used for evaluation, as '{whose}' has it."
         )
     return Transitions(
         **arrays.filled(), observation_codec=observation_codec, action_codec=action_codec, source=source
@@ -336,7 +331,7 @@ def _refuse_placeholders(arrays: TransitionArrays, start: int, n_episodes: int, 
     if np.array_equal(arrays.observations[rows], arrays.next_observations[rows]):
         raise DatasetError(
             f"Dataset '{name}' holds pairs and no transitions: every episode has one step, no reward and the same observation "
-            "twice, as in synsets that were combined: nothing can be learnt from them but by cloning. Distil the datasets that they came from."
+            "twice, as in synsets that were combined: nothing can be learnt from them. Distil the datasets that they came from."
         )
 
 

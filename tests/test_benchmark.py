@@ -201,7 +201,9 @@ def test_one_label_has_one_learnt_teacher(tmp_path):
     wanted = FEW | {"sizes": [9]}
     assert run_cells(grid([learnt], settings=given, **only, **wanted), tmp_path, threads=1).done == 1
     other = given | {"teacher_steps": 4}
-    with pytest.raises(ConfigError, match="other settings under the label 'default'.*--label"):
+    with pytest.raises(
+        ConfigError, match="under the label 'default', and no teacher of these settings.*--label"
+    ):
         run_cells(grid([learnt], settings=other, **only, **wanted), tmp_path, threads=1)
     assert not run_cells(
         grid([learnt], settings=other, label="b", **only, **wanted), tmp_path, threads=1

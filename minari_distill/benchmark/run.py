@@ -159,8 +159,8 @@ def _refuse_second_teacher(cells: list[Cell], out: Path) -> None:
             c.dataset == cell.dataset and missing(c, out) for c in cells
         ):
             raise ConfigError(
-                f"'{out}' holds a teacher of {cell.dataset.name} that was learnt with other settings under the label "
-                f"{cell.label!r}. Give these another --label, or another --out."
+                f"'{out}' holds scores of a learnt teacher of {cell.dataset.name} under the label {cell.label!r}, and no teacher of "
+                "these settings: it was learnt with other settings, or elsewhere. Give another --label, or another --out."
             )
 
 
