@@ -12,7 +12,7 @@ import sys
 from minari_distill.benchmark.cells import Dataset
 from minari_distill.benchmark.tables import markdown
 from minari_distill.config import make_config
-from minari_distill.distill import pose
+from minari_distill.pose import pose
 from minari_distill.teachers import load_teacher
 from minari_distill.transitions import load_transitions
 

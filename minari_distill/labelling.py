@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,9 +14,12 @@ from minari_distill.errors import TeacherError
 from minari_distill.objectives import Labels, find_objective
 from minari_distill.room import blocks
 from minari_distill.spaces import SpaceCodec
+from minari_distill.support import spread
 from minari_distill.teachers import NetworkTeacher, Teacher, as_read, check_actions
 from minari_distill.transitions import Transitions
 from minari_distill.units import Units
+
+_ASKED = 4096  # states of the best episodes whose values are compared
 
 
 def label(transitions: Transitions, units: Units, teacher: Teacher | None, config: DistillConfig) -> Labels:
@@ -41,6 +46,45 @@ def label(transitions: Transitions, units: Units, teacher: Teacher | None, confi
     return Labels(act, torch.from_numpy(scaled), value, obs)
 
 
+def clone_gap(
+    transitions: Transitions,
+    units: Units,
+    teacher: Teacher,
+    labels: Labels,
+    among: np.ndarray,
+    config: DistillConfig,
+) -> float:
+    """What the teacher's critic says that a clone of the best episodes loses, as a share of what the teacher is worth.
+
+        gap = H · E_{s ~ D⁺} [q(s, π*(s)) − q(s, b⁺(s))] / |E_{s ~ D⁺} q(s, π*(s))|,       H = min(1/(1 − γ), mean length of D⁺)
+
+    by the performance difference lemma (Kakade and Langford, 2002), with the best episodes D⁺ for what b⁺ visits. Of a pessimistic
+    critic, which thinks little of what is not in the data, it is rather too large than too small where b⁺ leaves them.
+
+    Args:
+        transitions, units, teacher, config: As of `label`.
+        labels: With what the clone does, and q.
+        among: (N,) bool, the states of the best episodes; some 4000 of them are asked.
+
+    Returns:
+        Below 0 where the critic prefers the clone; infinite where the teacher is worth nothing.
+
+    Raises:
+        TeacherError: Values that are not finite.
+    """
+    assert labels.clone_act is not None and labels.teacher_q is not None
+    some = spread(torch.from_numpy(among).nonzero()[:, 0], _ASKED)
+    device = resolve_device(config.device)
+    obs = as_read(teacher, transitions.observations[some.numpy()]).to(device)
+    cloned = teacher.q(obs, units.unscale(labels.clone_act[some]).float().to(device)).cpu()
+    _check_finite("values q", cloned)
+    own = labels.teacher_q[some]
+    length = among.sum() / len(np.unique(transitions.episode_ids[among]))
+    horizon = min(1 / (1 - config.discount), length) if config.discount < 1 else length
+    worth = own.double().mean().abs().item()
+    return horizon * (own - cloned).double().mean().item() / worth if worth else math.inf
+
+
 def _ask(teacher: Teacher, transitions: Transitions, config: DistillConfig) -> tuple[Tensor, Tensor | None]:
     """π*(s) (N, act_dim) in the source's units, and q(s, π*(s)) (N,) if the objective reads it."""
     n, codec, device = len(transitions), transitions.action_codec, resolve_device(config.device)
@@ -64,14 +108,19 @@ def _ask(teacher: Teacher, transitions: Transitions, config: DistillConfig) -> t
     if find_objective(config.objective).needs_q:
         value = torch.cat([teacher.q(raw(rows), decided[rows].to(device)).cpu() for rows in blocks(n)])
     for name, numbers in (("actions", decided), ("values q", value)):
-        if numbers is not None and not bool(torch.isfinite(numbers).all()):
-            raise TeacherError(
-                f"The teacher's {name} hold NaN or infinite numbers at states of the dataset: it diverged, or is "
-                "of another dataset. Learn it again with lower learning rates, or give another."
-            )
+        if numbers is not None:
+            _check_finite(name, numbers)
     for rows in blocks(n):
         check_actions(decided[rows].numpy(), codec, rows.start)
     return decided, value
+
+
+def _check_finite(name: str, numbers: Tensor) -> None:
+    if not bool(torch.isfinite(numbers).all()):
+        raise TeacherError(
+            f"The teacher's {name} hold NaN or infinite numbers at states of the dataset: it diverged, or is "
+            "of another dataset. Learn it again with lower learning rates, or give another."
+        )
 
 
 def _makes_several_choices(codec: SpaceCodec) -> bool:

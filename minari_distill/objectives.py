@@ -11,8 +11,9 @@ with d the mean squared error over action dimensions, or the cross-entropy for d
     filtered y = b⁺(s), what a clone of the best episodes D⁺ does (`best_episodes.py`), s ~ D⁺ alone
     PBC      y = π*(s),                      w = 1
     Av-PBC   y = π*(s),                      w = q(s, π*(s))                                        (2)
-    tempered y = ½ (π*(s) + b⁺(s)),          w = q(s, π*(s)), s ~ D
-    auto     Av-PBC, unless the data do not show what the teacher does (ρ > 2, `support.py`): then robust DBC, or filtered
+    tempered y = (1 − β) π*(s) + β b⁺(s),    w = q(s, π*(s)), s ~ D;   β = 1 − gap in [0, 1], what the critic thinks of b⁺ (`labelling.py`)
+    auto     tempered PBC (Av-PBC at infinite width, of discrete actions, and where the teacher is a clone of the best episodes itself),
+             unless the data do not show what the teacher does (ρ > 2, `support.py`): then robust DBC, or filtered
              DBC if the students are of infinite width (`infinite.py`), whom 256 pairs can tell an expert's every action,
              and if the best episodes hold states enough (`distill.py`)
 
@@ -42,6 +43,7 @@ class Labels:
         obs: (N, obs_dim) the normalised states.
         teacher_distance: ρ of `support.py`; None where nobody asked.
         clone_act: (N, act_dim) b(s) of `clone.py`, likewise; None where no clone was asked. Where `best_only` or `best_clone`, b⁺(s).
+        clone_gap: What the critic says that b⁺ loses, as a share of the teacher's value (`labelling.clone_gap`); None where nobody asked.
     """
 
     act: Tensor
@@ -50,6 +52,7 @@ class Labels:
     obs: Tensor | None = None
     teacher_distance: float | None = None
     clone_act: Tensor | None = None
+    clone_gap: float | None = None
 
 
 FARTHEST = 2.0
@@ -247,39 +250,45 @@ def av_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
 
 @objective("tempered_pbc", needs_q=True, needs_clone=True, best_clone=True)
 def tempered_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
-    """Av-PBC halfway between the teacher and a clone of the best episodes: easier to tell, and no worse to follow.
+    """Av-PBC of what lies between the teacher and a clone of the best episodes, as near to the clone as the critic thinks it good.
 
-    Returns y (N, act_dim), the mean of both actions, and w (N, 1) of `av_pbc`.
+    Returns y (N, act_dim) = (1 − β) π* + β b⁺, β = `clone_share(labels.clone_gap)`, and w (N, 1) of `av_pbc`.
 
     Raises:
         ConfigError: `clone_steps=0`: there is no clone.
     """
-    if labels.clone_act is None:
+    if labels.clone_act is None or labels.clone_gap is None:
         raise ConfigError(
             "objective='tempered_pbc' needs a clone of the best episodes, and clone_steps=0 makes none: give clone_steps=6000, or "
             "objective='av_pbc'."
         )
     y, w = av_pbc(labels, config)
-    return (y + labels.clone_act) / 2, w
+    return torch.lerp(y, labels.clone_act, clone_share(labels.clone_gap)), w
 
 
-def settled(name: str, labels: Labels, config: DistillConfig) -> str:
+def clone_share(gap: float) -> float:
+    """β of `tempered_pbc`: 1 where the critic says that the clone loses nothing, 0 where it says all."""
+    return min(1.0, max(0.0, 1.0 - gap))
+
+
+def settled(name: str, labels: Labels, config: DistillConfig, *, tempers: bool = False) -> str:
     """The objective that `name` stands for with these settings.
 
-    "auto" is "av_pbc"; for a teacher that acts outside of the data "filtered_dbc" if the pairs are read at infinite width, else "robust_dbc".
+    "auto" is "tempered_pbc" where a clone of the best episodes may say something new (`tempers`) and networks read the pairs, else "av_pbc"; for a
+    teacher that acts outside of the data "filtered_dbc" if the pairs are read at infinite width, else "robust_dbc".
     """
     if name != "auto":
         return name
     if labels.teacher_distance is None:
         raise TeacherError('objective="auto" needs a teacher\'s actions and values; give `teacher=`.')
     if labels.teacher_distance <= FARTHEST:
-        return "av_pbc"
+        return "tempered_pbc" if tempers and config.clone_steps and not config.recipe.infinite else "av_pbc"
     return "filtered_dbc" if config.recipe.infinite else "robust_dbc"
 
 
 @objective("auto", needs_q=True)
 def auto(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]:
-    """Av-PBC, or DBC where the teacher acts outside of the data (`settled`). Returns y (N, act_dim) and w (N, 1)."""
+    """What `settled` says, without a clone: Av-PBC, or DBC where the teacher acts outside of the data. Returns y (N, act_dim) and w (N, 1)."""
     return find_objective(settled("auto", labels, config))(labels, config)
 
 

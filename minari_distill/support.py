@@ -41,13 +41,13 @@ def action_spread(obs: Tensor, act: Tensor, held: Tensor) -> float:
 
 def _usual(obs: Tensor, act: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     """Indices of the held-out states that are asked, and ā there."""
-    asked, known = _spread(held.nonzero()[:, 0], _ASKED), _spread((~held).nonzero()[:, 0], _KNOWN)
+    asked, known = spread(held.nonzero()[:, 0], _ASKED), spread((~held).nonzero()[:, 0], _KNOWN)
     apart = torch.cdist(obs[asked].float(), obs[known].float())
     nearest = apart.topk(min(_NEIGHBOURS, len(known)), largest=False).indices
     return asked, act[known][nearest].mean(1)
 
 
-def _spread(indices: Tensor, count: int) -> Tensor:
+def spread(indices: Tensor, count: int) -> Tensor:
     """`count` of the indices at equal distances, or all."""
     if len(indices) <= count:
         return indices

@@ -5,8 +5,8 @@ import torch
 
 import minari_distill as md
 from minari_distill.clone import clone_data
-from minari_distill.distill import pose
 from minari_distill.metric import input_metric
+from minari_distill.pose import pose
 from tests.small_transitions import point_mass
 
 

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 import minari_distill as md
-from minari_distill.distill import how_long, pose, seconds_of_a_step
 from minari_distill.errors import ConfigError, DatasetError, Diverged, TeacherError
+from minari_distill.how_long import how_long, seconds_of_a_step
 from minari_distill.networks import Architecture, initialize
 from minari_distill.outer import OuterLoop
+from minari_distill.pose import pose
 from minari_distill.progress import silent
 from minari_distill.runs import began
 from minari_distill.teachers import NetworkTeacher
@@ -376,7 +377,7 @@ def test_one_pair(teacher):
 
 def test_what_is_held_out_is_a_tenth():
     """Episodes of 1, 1, 1, 2 and 100 steps: whole small ones do not make a tenth, the end of the longest does."""
-    from minari_distill.distill import _held_out
+    from minari_distill.pose import _held_out
     from tests.small_transitions import point_mass
 
     t = point_mass(n_episodes=5, length=21)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import minari_distill as md
 from minari_distill.best_episodes import best_transitions
-from minari_distill.distill import pose
 from minari_distill.errors import DatasetError
+from minari_distill.pose import pose
 from minari_distill.progress import silent
 from minari_distill.teachers import Teacher
 from minari_distill.transitions import EMBEDDED_ID

@@ -15,9 +15,9 @@ from torch import nn
 
 import minari_distill as md
 from minari_distill.config import make_config
-from minari_distill.distill import pose
 from minari_distill.errors import TeacherError
 from minari_distill.labelling import label
+from minari_distill.pose import pose
 from minari_distill.spaces import SpaceCodec
 from minari_distill.teachers import Teacher, check_actions, function_teacher, learn_teacher, load_teacher
 from tests.small_transitions import point_mass

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from minari_distill import objectives
 from minari_distill.config import make_config
-from minari_distill.distill import pose
 from minari_distill.inner.batch_loss import BatchLoss
 from minari_distill.inner.forgiving import forgiven, still_counted
 from minari_distill.inner.kernel import kernel_meta_gradient
 from minari_distill.networks import forward
 from minari_distill.objectives import objective
 from minari_distill.outer import OuterLoop, Problem
+from minari_distill.pose import pose
 from minari_distill.support import action_spread
 from tests.small_transitions import point_mass
 from tests.test_kernel import ARCH, case, settings

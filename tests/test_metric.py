@@ -11,12 +11,12 @@ import torch
 
 import minari_distill as md
 from minari_distill.config import GENERAL_RECIPE
-from minari_distill.distill import _fit_to, pose
 from minari_distill.errors import ConfigError, SynsetError, TeacherError
 from minari_distill.loading import load_synset
 from minari_distill.metric import input_metric
 from minari_distill.networks import Architecture, fold_metric, forward, initialize, views
 from minari_distill.outer import OuterLoop
+from minari_distill.pose import fit_to, pose
 from minari_distill.runs import Run
 from minari_distill.students import train_students
 from minari_distill.teachers.function_teacher import FunctionTeacher
@@ -328,10 +328,10 @@ def test_pictures_have_no_metric(monkeypatch):
     """Observations of more numbers than `WIDEST` are distilled and read as they are."""
     monkeypatch.setitem(pose.__globals__, "WIDEST", 1)
     teacher, heard = FunctionTeacher(torch.tanh), []
-    config = _fit_to(md.make_config(n_syn=4, objective="pbc"), point_mass(), heard.append)
+    config = fit_to(md.make_config(n_syn=4, objective="pbc"), point_mass(), heard.append)
     posed = pose(point_mass(), teacher, config)
     assert posed.problem.metric is None and not posed.config.recipe.in_metric and not heard
-    config = _fit_to(md.make_config("infinite", n_syn=4), point_mass(), heard.append)
+    config = fit_to(md.make_config("infinite", n_syn=4), point_mass(), heard.append)
     assert not config.recipe.infinite and config.student_pool == md.make_config().student_pool
     assert len(heard) == 1 and "for networks and not for infinite width" in heard[0]
 

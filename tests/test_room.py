@@ -14,8 +14,8 @@ from gymnasium import spaces
 import minari_distill as md
 from minari_distill import room as room_module
 from minari_distill.config import make_config
-from minari_distill.distill import pose
 from minari_distill.errors import ConfigError, DatasetError
+from minari_distill.pose import pose
 from minari_distill.progress import silent
 from minari_distill.reading import FIELDS, Episode, TransitionArrays
 from minari_distill.room import Room, blocks, machine_memory

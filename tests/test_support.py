@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 import minari_distill as md
 from minari_distill.config import make_config
-from minari_distill.distill import pose
 from minari_distill.errors import TeacherError
 from minari_distill.objectives import FARTHEST, Labels, settled
+from minari_distill.pose import pose
 from minari_distill.progress import silent
 from minari_distill.support import teacher_distance
 from minari_distill.teachers import Teacher
@@ -61,7 +61,9 @@ def test_auto_is_settled_by_the_distance():
     """Up to FARTHEST the teacher is matched; other names stand for themselves."""
     act, networks, infinite = torch.zeros(1, 1), make_config(), make_config("infinite")
     near, far = (Labels(act, teacher_distance=rho) for rho in (FARTHEST, FARTHEST + 0.1))
-    assert settled("auto", near, networks) == settled("auto", near, infinite) == "av_pbc"
+    assert settled("auto", near, networks) == settled("auto", near, infinite, tempers=True) == "av_pbc"
+    assert settled("auto", near, networks, tempers=True) == "tempered_pbc"
+    assert settled("auto", near, networks.replace(clone_steps=0), tempers=True) == "av_pbc"
     assert settled("auto", far, networks) == "robust_dbc"
     assert settled("auto", far, infinite) == "filtered_dbc"
     assert (
@@ -75,7 +77,7 @@ def test_auto_is_settled_by_the_distance():
 @pytest.mark.parametrize(
     ("gain", "preset", "chosen"),
     [
-        (-1.0, "default", "av_pbc"),
+        (-1.0, "default", "tempered_pbc"),
         (1.0, "default", "robust_dbc"),
         (-1.0, "infinite", "av_pbc"),
         (1.0, "infinite", "filtered_dbc"),
@@ -93,7 +95,7 @@ def test_a_problem_is_posed_with_the_objective_chosen(gain, preset, chosen):
     auto = pose(transitions, agent, config)
     itself = pose(transitions, agent, config.replace(objective=chosen))
     assert auto.config == itself.config and auto.config.objective == chosen
-    assert (auto.teacher_distance > FARTHEST) == (chosen != "av_pbc") and itself.teacher_distance is None
+    assert (auto.teacher_distance > FARTHEST) == (gain > 0) and itself.teacher_distance is None
     assert torch.equal(auto.problem.target, itself.problem.target)
     assert torch.equal(auto.problem.weight, itself.problem.weight)
     assert auto.problem.forgiving == itself.problem.forgiving

@@ -1,4 +1,4 @@
-"""Laws of `tempered_pbc`: halfway between the teacher and a clone of the best episodes, with the teacher's weights, on all states."""
+"""Laws of `tempered_pbc`: as near to a clone of the best episodes as the teacher's critic thinks it good, with its weights, on all states."""
 
 from __future__ import annotations
 
@@ -10,19 +10,30 @@ import torch
 
 import minari_distill as md
 from minari_distill.best_episodes import best_transitions
-from minari_distill.distill import pose
-from minari_distill.errors import ConfigError, DatasetError
+from minari_distill.errors import ConfigError, DatasetError, TeacherError
 from minari_distill.metric import input_metric
+from minari_distill.pose import pose
 from minari_distill.progress import silent
 from minari_distill.teachers import Teacher
 from tests.small_transitions import point_mass
 
 
-def teacher(action: float = 1.0) -> Teacher:
-    """Does one thing everywhere; its values grow along the first axis."""
+def teacher(action: float = 1.0, loss: float = 0.0, worth: float = 2.0) -> Teacher:
+    """Does one thing everywhere, and thinks that every unit of distance from it costs `loss` once."""
     return Teacher.from_callable(
-        lambda obs: torch.full_like(obs, action), lambda obs, act: 2 + obs[:, 0], obs_dim=2, act_dim=2
+        lambda obs: torch.full_like(obs, action),
+        lambda obs, act: worth + 0.1 * obs[:, 0] - loss * (act - action).abs().mean(1),
+        obs_dim=2,
+        act_dim=2,
     )
+
+
+def right_is_good(n_episodes: int = 200):
+    """The better half of the episodes pushes right by 1, the worse one left; of 20 steps each."""
+    transitions = point_mass(n_episodes)
+    good = np.arange(len(transitions)) < len(transitions) / 2
+    transitions.rewards[:], transitions.actions[:] = good, np.where(good, 1.0, -1.0)[:, None]
+    return transitions
 
 
 def posed(transitions, given, **changes):
@@ -30,29 +41,38 @@ def posed(transitions, given, **changes):
     return pose(transitions, given, md.make_config(**settings))
 
 
-def test_targets_lie_halfway():
-    """Worked: the better half of the episodes pushes right by 1, the worse one left, the teacher left by 2; halfway is left by ½."""
-    transitions = point_mass(200)
-    good = np.arange(len(transitions)) < len(transitions) / 2
-    transitions.rewards[:], transitions.actions[:] = good, np.where(good, 1.0, -1.0)[:, None]
-    tempered, matched = (posed(transitions, teacher(-2.0), objective=o) for o in ("tempered_pbc", "av_pbc"))
-    expected = transitions.units().scale(torch.full((1, 2), -0.5)).float()
-    target = tempered.problem.target
-    assert len(target) == len(matched.problem.target)  # all states, not those of the best episodes alone
-    torch.testing.assert_close(target.mean(0, keepdim=True), expected, atol=0.02, rtol=0)
-    assert (target - expected).abs().max() < 0.2  # wherever the clone knows but little
+@pytest.mark.parametrize(("share", "target"), [(0.0, -2.0), (0.5, -0.5), (0.8, 0.4), (1.0, 1.0), (1.5, 1.0)])
+def test_targets_lie_where_the_critic_says(share, target):
+    """Worked: the teacher pushes left by 2, a clone right by 1, 3 units away; a critic that says so much is lost has them meet there."""
+    transitions = right_is_good()
+    length = len(transitions) / transitions.n_episodes  # shorter than 1/(1 − γ)
+    given = teacher(-2.0, loss=(1 - share) * 2 / length / 3)
+    tempered, matched = (posed(transitions, given, objective=o) for o in ("tempered_pbc", "av_pbc"))
+    assert tempered.clone_gap == pytest.approx(1 - share, abs=0.05)
+    assert matched.clone_gap is None
+    expected = transitions.units().scale(torch.full((1, 2), target)).float()
+    asked = tempered.problem.target
+    assert len(asked) == len(matched.problem.target)  # all states, not those of the best episodes alone
+    torch.testing.assert_close(asked.mean(0, keepdim=True), expected, atol=0.04, rtol=0)
+    assert (asked - expected).abs().max() < 0.3  # wherever the clone knows but little
     assert torch.equal(tempered.problem.weight, matched.problem.weight)
 
 
 def test_the_metric_is_that_of_both():
     """Students read by the slopes of what they are asked for."""
     transitions = point_mass(200)
-    steep = Teacher.from_callable(
-        lambda obs: torch.tanh(4 * obs[:, :1]).expand(-1, 2),
-        lambda obs, act: 0 * obs[:, 0] + 1,
-        obs_dim=2,
-        act_dim=2,
-    )
+
+    def steep(loss: float) -> Teacher:
+        def policy(obs):
+            return torch.tanh(4 * obs[:, :1]).expand(-1, 2)
+
+        def q(obs, act):
+            return 1 - loss * (act - policy(obs)).abs().mean(1)
+
+        return Teacher.from_callable(policy, q, obs_dim=2, act_dim=2)
+
+    gap = posed(transitions, steep(1.0)).clone_gap
+    steep = steep(0.5 / gap)  # β = ½
     alone, both = (posed(transitions, steep, objective=o).problem for o in ("av_pbc", "tempered_pbc"))
     clone = posed(transitions, steep, objective="filtered_dbc").problem
     assert not torch.allclose(both.metric, alone.metric, atol=0.05)
@@ -98,3 +118,57 @@ def test_a_short_story():
     )
     assert synset.config.objective == "tempered_pbc"
     assert md.behavior_clone(synset, steps=20).act(synset.observations[0]).shape == (3,)
+
+
+def test_the_gap_is_the_lemmas():
+    """Worked: a clone that gives up 0.01 a step, of episodes of 25 steps and a value of 2, gives up 1/8; γ = 0.9 sees ten of the steps."""
+    transitions = right_is_good()
+    assert len(transitions) == 25 * transitions.n_episodes
+    for settings, steps in (({}, 25), ({"discount": 0.9}, 10), ({"discount": 1.0}, 25)):
+        gap = posed(transitions, teacher(0.0, loss=0.01), **settings).clone_gap  # 1 unit away everywhere
+        assert gap == pytest.approx(steps * 0.01 / 2, rel=0.1)
+    negative = posed(transitions, teacher(0.0, loss=0.01, worth=-2.0)).clone_gap  # of costs as of rewards
+    assert negative == pytest.approx(0.125, rel=0.1)
+    assert posed(transitions, teacher(0.0, loss=-0.01)).clone_gap < 0  # the clone is preferred
+    worthless = Teacher.from_callable(lambda obs: obs, lambda obs, act: 0 * obs[:, 0], obs_dim=2, act_dim=2)
+    assert posed(transitions, worthless).clone_gap == float("inf")
+
+
+def test_a_critic_that_fails_on_the_clone():
+    """Values that are finite for the teacher's own actions alone are refused."""
+    given = Teacher.from_callable(
+        lambda obs: torch.full_like(obs, 2.0),
+        lambda obs, act: torch.where(act[:, 0] < 1.99, torch.nan, 1.0),
+        obs_dim=2,
+        act_dim=2,
+    )
+    with pytest.raises(TeacherError, match="values q hold NaN"):
+        posed(right_is_good(), given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "method", "chosen"),
+    [
+        ({}, "cal_ql", "tempered_pbc"),
+        ({}, "callable", "tempered_pbc"),
+        ({}, "filtered_bc", "av_pbc"),  # is such a clone already
+        ({"clone_steps": 0}, "cal_ql", "av_pbc"),
+        ({"infinite_width": True}, "cal_ql", "av_pbc"),  # who can tell every teacher
+    ],
+)
+def test_auto_tempers_where_a_clone_says_something_new(changes, method, chosen):
+    given, told = teacher(), []
+    given.metadata = {"method": method}
+    settings = {"n_syn": 8, "clone_steps": 10, "precision": "float32"} | changes
+    problem = pose(right_is_good(), given, md.make_config("default", **settings), told.append)
+    assert problem.config.objective == chosen
+    assert any("The teacher's critic says" in text for text in told) == (chosen == "tempered_pbc")
+
+
+def test_auto_does_without_a_clone_of_episodes_that_are_held_out():
+    """Where `tempered_pbc` itself is refused, `auto` is Av-PBC."""
+    transitions, seen = point_mass(2), set()
+    for seed in range(8):
+        config = md.make_config(seed=seed, clone_steps=1, n_syn=4, precision="float32")
+        seen.add(pose(transitions, teacher(0.0), config).config.objective)
+    assert seen == {"tempered_pbc", "av_pbc"}
