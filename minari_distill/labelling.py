@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -53,7 +51,7 @@ def clone_gap(
     labels: Labels,
     among: np.ndarray,
     config: DistillConfig,
-) -> float:
+) -> float | None:
     """What the teacher's critic says that a clone of the best episodes loses, as a share of what the teacher is worth.
 
         gap = H · E_{s ~ D⁺} [q(s, π*(s)) − q(s, b⁺(s))] / |E_{s ~ D⁺} q(s, π*(s))|,       H = min(1/(1 − γ), mean length of D⁺)
@@ -67,7 +65,8 @@ def clone_gap(
         among: (N,) bool, the states of the best episodes; some 4000 of them are asked.
 
     Returns:
-        Below 0 where the critic prefers the clone; infinite where the teacher is worth nothing.
+        Below 0 where the critic prefers the clone; always finite. None where the values do not depend on the action at all: of such
+        a critic nothing can be learnt about the clone.
 
     Raises:
         TeacherError: Values that are not finite.
@@ -79,10 +78,12 @@ def clone_gap(
     cloned = teacher.q(obs, units.unscale(labels.clone_act[some]).float().to(device)).cpu()
     _check_finite("values q", cloned)
     own = labels.teacher_q[some]
+    if torch.equal(own, cloned):
+        return None
     length = among.sum() / len(np.unique(transitions.episode_ids[among]))
     horizon = min(1 / (1 - config.discount), length) if config.discount < 1 else length
-    worth = own.double().mean().abs().item()
-    return horizon * (own - cloned).double().mean().item() / worth if worth else math.inf
+    lost, worth = (own.double() - cloned).mean().item(), own.double().mean().abs().item()
+    return horizon * lost / max(worth, 1e-9)
 
 
 def _ask(teacher: Teacher, transitions: Transitions, config: DistillConfig) -> tuple[Tensor, Tensor | None]:

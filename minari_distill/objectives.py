@@ -75,7 +75,8 @@ class Objective:
             whose distance is the cross-entropy, are never forgiven.
         needs_clone: Whether it reads `labels.clone_act`.
         best_only: Whether it asks only states of the best episodes (`best_episodes.py`), which the clone is then one of.
-        best_clone: Whether the clone is one of the best episodes, though all states are asked.
+        best_clone: Whether the clone is one of the best episodes, though all states are asked; with `needs_q` the critic says of it what
+            `labels.clone_gap` holds, and the students' metric is that of teacher and clone in these shares.
     """
 
     name: str

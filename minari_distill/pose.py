@@ -43,7 +43,11 @@ _CLIPPED = (
 )
 _TEMPERED = (
     "The teacher's critic says that the clone of the best episodes loses {gap:.0%} of the teacher's value: the pairs match {share:.0%} "
-    "of what the clone does, and the rest of the teacher (objective=tempered_pbc). To match the teacher alone: objective=av_pbc."
+    "of what the clone does, and the rest of the teacher (objective={objective}). To match the teacher alone: objective=av_pbc."
+)
+_BLIND = (
+    "The teacher's values q do not depend on the action, so that they tell nothing of a clone of the best episodes: the teacher alone is "
+    "matched."
 )
 _DATA, _BEST = "all data", "the best episodes"
 
@@ -60,7 +64,7 @@ class Posed:
         S, A: The initial pairs, (n_syn, obs_dim) and (n_syn, act_dim).
         config: The settings, with the objective named that "auto" stands for.
         teacher_distance: ρ of `support.py`, where the objective was "auto".
-        clone_gap: What the critic says of the clone (`labelling.clone_gap`), where the objective is "tempered_pbc".
+        clone_gap: What the critic says of the clone (`labelling.clone_gap`), where the objective asks it, as "tempered_pbc" does.
     """
 
     units: Units
@@ -127,10 +131,13 @@ def pose(
             f"First the actions of {what} are cloned, for {objective.name}: a few minutes on a CPU core at most."
         )
         clone, labels = _clone(transitions, labels, cloned, config)
-        if objective.best_clone and teacher is not None:
+        if objective.best_clone and teacher is not None and labels.teacher_q is not None:
             gap = clone_gap(transitions, units, teacher, labels, cloned, config)
-            labels = dataclasses.replace(labels, clone_gap=gap)
-            say(_TEMPERED.format(gap=gap, share=clone_share(gap)))
+            if gap is None:
+                say(_BLIND)
+            else:
+                say(_TEMPERED.format(gap=gap, share=clone_share(gap), objective=objective.name))
+            labels = dataclasses.replace(labels, clone_gap=1.0 if gap is None else gap)
     matched = teacher is not None and objective.needs_teacher
     if not (matched or clone or config.metric_lr):
         config = _without_metric(config, say)

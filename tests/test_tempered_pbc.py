@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import minari_distill as md
+from minari_distill import objectives
 from minari_distill.best_episodes import best_transitions
 from minari_distill.errors import ConfigError, DatasetError, TeacherError
 from minari_distill.metric import input_metric
@@ -18,7 +19,7 @@ from minari_distill.teachers import Teacher
 from tests.small_transitions import point_mass
 
 
-def teacher(action: float = 1.0, loss: float = 0.0, worth: float = 2.0) -> Teacher:
+def teacher(action: float = 1.0, loss: float = 1e-6, worth: float = 2.0) -> Teacher:
     """Does one thing everywhere, and thinks that every unit of distance from it costs `loss` once."""
     return Teacher.from_callable(
         lambda obs: torch.full_like(obs, action),
@@ -41,7 +42,7 @@ def posed(transitions, given, **changes):
     return pose(transitions, given, md.make_config(**settings))
 
 
-@pytest.mark.parametrize(("share", "target"), [(0.0, -2.0), (0.5, -0.5), (0.8, 0.4), (1.0, 1.0), (1.5, 1.0)])
+@pytest.mark.parametrize(("share", "target"), [(0.0, -2.0), (0.5, -0.5), (0.8, 0.4), (0.999, 1.0), (1.5, 1.0)])
 def test_targets_lie_where_the_critic_says(share, target):
     """Worked: the teacher pushes left by 2, a clone right by 1, 3 units away; a critic that says so much is lost has them meet there."""
     transitions = right_is_good()
@@ -130,8 +131,20 @@ def test_the_gap_is_the_lemmas():
     negative = posed(transitions, teacher(0.0, loss=0.01, worth=-2.0)).clone_gap  # of costs as of rewards
     assert negative == pytest.approx(0.125, rel=0.1)
     assert posed(transitions, teacher(0.0, loss=-0.01)).clone_gap < 0  # the clone is preferred
-    worthless = Teacher.from_callable(lambda obs: obs, lambda obs, act: 0 * obs[:, 0], obs_dim=2, act_dim=2)
-    assert posed(transitions, worthless).clone_gap == float("inf")
+    nothing = posed(transitions, teacher(0.0, loss=0.01, worth=0.0)).clone_gap
+    assert 1 < nothing < float("inf")  # JSON holds it
+
+
+def test_a_critic_of_states_alone_does_not_speak_for_the_clone():
+    """Values that do not depend on the action leave the teacher as it is, and the run says why."""
+    told, transitions = [], right_is_good()
+    given = teacher(0.0, loss=0.0)
+    config = md.make_config(n_syn=8, clone_steps=50, precision="float32")
+    auto = pose(transitions, given, config, told.append)
+    assert auto.clone_gap == 1.0 and any("do not depend on the action" in text for text in told)
+    itself = pose(transitions, given, config.replace(objective="av_pbc"))
+    assert torch.equal(auto.problem.target, itself.problem.target)
+    torch.testing.assert_close(auto.problem.metric, itself.problem.metric)
 
 
 def test_a_critic_that_fails_on_the_clone():
@@ -172,3 +185,17 @@ def test_auto_does_without_a_clone_of_episodes_that_are_held_out():
         config = md.make_config(seed=seed, clone_steps=1, n_syn=4, precision="float32")
         seen.add(pose(transitions, teacher(0.0), config).config.objective)
     assert seen == {"tempered_pbc", "av_pbc"}
+
+
+def test_an_objective_of_ones_own_may_have_the_clone_alone(monkeypatch):
+    """Without values nobody says what the clone loses: it is matched, and its metric read."""
+    monkeypatch.setattr(objectives, "OBJECTIVES", dict(objectives.OBJECTIVES))
+
+    @objectives.objective("best_pbc", needs_teacher=False, needs_clone=True, best_clone=True)
+    def best_pbc(labels, config):
+        return labels.clone_act, torch.ones_like(labels.act[:, :1])
+
+    problem = posed(right_is_good(), None, objective="best_pbc")
+    right = right_is_good().units().scale(torch.ones(1, 2)).float()
+    torch.testing.assert_close(problem.problem.target.mean(0, keepdim=True), right, atol=0.02, rtol=0)
+    assert problem.clone_gap is None
