@@ -42,7 +42,9 @@ def posed(transitions, given, **changes):
     return pose(transitions, given, md.make_config(**settings))
 
 
-@pytest.mark.parametrize(("share", "target"), [(0.0, -2.0), (0.5, -0.5), (0.8, 0.4), (0.999, 1.0), (1.5, 1.0)])
+@pytest.mark.parametrize(
+    ("share", "target"), [(0.0, -2.0), (0.5, -0.5), (0.8, 0.4), (0.999, 1.0), (1.5, 1.0)]
+)
 def test_targets_lie_where_the_critic_says(share, target):
     """Worked: the teacher pushes left by 2, a clone right by 1, 3 units away; a critic that says so much is lost has them meet there."""
     transitions = right_is_good()
