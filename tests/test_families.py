@@ -83,7 +83,7 @@ FAMILIES = {  # family: (observation space, action space, parts to drop, what is
 @pytest.fixture
 def quick_estimate(monkeypatch):
     """No second of timed teacher steps before each run."""
-    monkeypatch.setattr(sys.modules["minari_distill.distill"], "estimate_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(sys.modules["minari_distill.how_long"], "estimate_seconds", lambda *_: 0.0)
 
 
 def steps_of(space, batch, n):

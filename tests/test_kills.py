@@ -20,7 +20,7 @@ import minari_distill as md
 from minari_distill.progress import silent
 from minari_distill.teachers import learn
 
-sys.modules["minari_distill.distill"].estimate_seconds = lambda *_: 0.0  # takes a second
+sys.modules["minari_distill.how_long"].estimate_seconds = lambda *_: 0.0  # takes a second
 learn._CHECKPOINT_SECONDS = learn._REPORT_SECONDS = 0.01
 ID, settings = "me/killed-v0", dict(
     teacher_method="filtered_bc", teacher_steps=30, teacher_batch=16, n_syn=8, hidden_width=16, hidden_layers=2,
