@@ -61,7 +61,7 @@ def clone_gap(
 
     Args:
         transitions, units, teacher, config: As of `label`.
-        labels: With what the clone does, and q.
+        labels: With what the teacher and the clone do.
         among: (N,) bool, the states of the best episodes; some 4000 of them are asked.
 
     Returns:
@@ -71,18 +71,20 @@ def clone_gap(
     Raises:
         TeacherError: Values that are not finite.
     """
-    assert labels.clone_act is not None and labels.teacher_q is not None
+    assert labels.clone_act is not None and labels.teacher_act is not None
     some = spread(torch.from_numpy(among).nonzero()[:, 0], _ASKED)
     device = resolve_device(config.device)
     obs = as_read(teacher, transitions.observations[some.numpy()]).to(device)
-    cloned = teacher.q(obs, units.unscale(labels.clone_act[some]).float().to(device)).cpu()
-    _check_finite("values q", cloned)
-    own = labels.teacher_q[some]
+    own, cloned = (  # in one and the same manner, so that values of the state alone are equal to the bit
+        teacher.q(obs, units.unscale(act[some]).float().to(device)).double().cpu()
+        for act in (labels.teacher_act, labels.clone_act)
+    )
+    _check_finite("values q", torch.stack((own, cloned)))
     if torch.equal(own, cloned):
         return None
     length = among.sum() / len(np.unique(transitions.episode_ids[among]))
     horizon = min(1 / (1 - config.discount), length) if config.discount < 1 else length
-    lost, worth = (own.double() - cloned).mean().item(), own.double().mean().abs().item()
+    lost, worth = (own - cloned).mean().item(), own.mean().abs().item()
     return horizon * lost / max(worth, 1e-9)
 
 
