@@ -21,6 +21,9 @@ _HIDDEN = (256, 256, 256)  # two layers fall short of an expert (docs/results.md
 _BATCH = 512
 _LR = 1e-3  # falls to zero by a cosine: the last steps average the noise of the actions away
 _PASSES = 20  # over the data at most: a small dataset's noise would be learnt by heart
+_LEAST = (
+    50  # steps of the smallest dataset: fewer leave the networks as they began, which is no behaviour at all
+)
 _CHUNK = 8192  # states asked at once
 
 
@@ -52,13 +55,13 @@ def clone_data(
         obs, act: (N, obs_dim) normalised states and (N, act_dim) actions in [−1, 1], or probabilities; on the CPU.
         known: (N,) bool, the states that may be learnt from.
         discrete: Whether actions are probabilities.
-        steps: Gradient steps, at most; no more than 20 passes over the data take.
+        steps: Gradient steps, at most; no more than 20 passes over the data take, or 50 steps where that is more.
         generator: Of the initial parameters and the minibatches; the networks are trained where it is.
     """
     arch = Architecture(obs.shape[1], act.shape[1], _HIDDEN, "softmax" if discrete else "tanh")
     theta = initialize(arch, _NETWORKS, scheme="torch", generator=generator).requires_grad_()
     rows = known.nonzero()[:, 0]
-    steps = min(steps, math.ceil(_PASSES * len(rows) / _BATCH))
+    steps = min(steps, max(_LEAST, math.ceil(_PASSES * len(rows) / _BATCH)))
     optimizer = torch.optim.Adam([theta], _LR)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     for _ in range(steps):

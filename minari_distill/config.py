@@ -254,7 +254,7 @@ class DistillConfig:
     q_power: float = 1.0  # above 1, av_pbc looks harder at the states worth most
 
     # Selection by held-out loss, and checkpoints
-    holdout_fraction: float = 0.1  # share of the transitions, in whole episodes
+    holdout_fraction: float = 0.1  # share of the transitions, in whole episodes; at most half
     validate_every: int = 500  # outer steps between two validations
     validation_students: int = 2  # students of a validation
     checkpoint_every: int = 50  # outer steps between two checkpoints
@@ -282,7 +282,7 @@ class DistillConfig:
             "outer_batch validate_every validation_students checkpoint_every"
         ).split():
             _at_least(name, getattr(self, name), 1)
-        for name in "actor_lr critic_lr q_temperature outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb ridge student_length".split():
+        for name in "actor_lr critic_lr q_temperature q_power outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb ridge student_length".split():
             _positive(name, getattr(self, name))
         if not 0 <= self.memory_share <= 1:
             raise ConfigError(
@@ -294,10 +294,21 @@ class DistillConfig:
                 f"metric_lr={self.metric_lr} must be at least 0 and finite (0: the metric stays as the teacher gives it)."
             )
         for name in ("cql_alpha", "discrete_cql_alpha"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(
-                    f"{name}={getattr(self, name)} must be at least 0 (0: nothing is pushed down)."
+                    f"{name}={getattr(self, name)} must be at least 0 and finite (0: nothing is pushed down)."
                 )
+        if not 0 <= self.q_scale < math.inf:
+            raise ConfigError(
+                f"q_scale={self.q_scale} must be at least 0 and finite (0: the weights have a mean of 1; the paper: 0.02)."
+            )
+        if self.q_scale and self.q_power != 1:
+            raise ConfigError(
+                f"q_power={self.q_power} is of weights without a scale, and q_scale={self.q_scale} gives them one: give q_scale=0, or "
+                "leave q_power out."
+            )
+        if not 0 <= self.outer_momentum < 1:
+            raise ConfigError(f"outer_momentum={self.outer_momentum} must be at least 0 and below 1.")
         check_seed(self.seed)
         _at_least("clone_steps", self.clone_steps, 0)
         _at_least("teacher_steps", self.teacher_steps, 0)
@@ -318,10 +329,14 @@ class DistillConfig:
             raise ConfigError(f"discount={self.discount} is γ: give a number between 0 and 1.")
         if not 0 <= self.metric_share <= 1:
             raise ConfigError(f"metric_share={self.metric_share} is a share: give a number between 0 and 1.")
-        if not 0 < self.holdout_fraction < 1 or not 0 < self.top_fraction <= 1:
+        if not 0 < self.holdout_fraction <= 0.5:
             raise ConfigError(
-                f"holdout_fraction={self.holdout_fraction} and top_fraction={self.top_fraction} are shares: "
-                "give numbers between 0 and 1, for example holdout_fraction=0.1."
+                f"holdout_fraction={self.holdout_fraction} must be above 0 and at most 0.5, for example holdout_fraction=0.1: the pairs "
+                "are learnt from the rest."
+            )
+        if not 0 < self.top_fraction <= 1:
+            raise ConfigError(
+                f"top_fraction={self.top_fraction} is a share: give a number above 0, at most 1, for example top_fraction=0.1."
             )
         for name in ("inner_betas", "outer_betas"):
             _betas(name, getattr(self, name))
@@ -373,7 +388,7 @@ class DistillConfig:
         return self.window or self.inner_steps
 
     def replace(self, **changes: Any) -> DistillConfig:
-        """The same settings with some changed; a changed `preset` brings that preset's own settings in."""
+        """The same settings with some changed; another `preset` is that preset's settings, with `changes` and nothing else on top."""
         if "preset" in changes and changes["preset"] != self.preset:
             return make_config(**changes)
         changed = _replace(self, changes)
@@ -412,7 +427,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     # and for the unroll (docs/results.md).
     "quick": {
         "teacher_method": "filtered_bc",
-        "teacher_steps": 5_000,
         "outer_steps": 600,
         "validate_every": 100,
         "q_power": 3.0,
@@ -432,7 +446,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Its teacher, learnt in a minute, is as good as Cal-QL's there.
     "infinite": {
         "teacher_method": "filtered_bc",
-        "teacher_steps": 5_000,
         "infinite_width": True,
         "metric_share": 1.0,
         "student_pool": 0,

@@ -22,6 +22,7 @@ import torch
 from minari_distill import __version__, layout
 from minari_distill.config import DistillConfig, make_config
 from minari_distill.devices import resolve_device
+from minari_distill.errors import ConfigError
 from minari_distill.how_long import how_long
 from minari_distill.objectives import find_objective
 from minari_distill.outer import OuterLoop
@@ -89,7 +90,7 @@ def distill(
     Raises:
         MinariDistillError: One sentence that names what to repair.
     """
-    settings = config.replace(**overrides) if config else make_config(preset, **overrides)
+    settings = _settings(preset, config, overrides)
     objective = find_objective(settings.objective)
     device = resolve_device(settings.device)
 
@@ -99,6 +100,8 @@ def distill(
     given = None if teacher is None else load_teacher(teacher)
     if given is not None and objective.needs_q:
         given.check_has_q(settings.objective)
+    if given is not None and not objective.needs_teacher:
+        say(f"objective={objective.name} asks no teacher: the one given changes nothing.")
     drop = (drop,) if isinstance(drop, str) else tuple(drop)
     transitions = load_transitions(
         dataset, drop=drop, dtype=dtype, memory_share=settings.memory_share, on_message=say
@@ -159,7 +162,7 @@ def distill(
         input_metric=None if best.metric is None else best.metric.cpu().float().numpy(),
         config=settings,
         metadata={
-            "teacher": None if chosen is None else chosen.metadata,
+            "teacher": chosen.metadata if chosen is not None and objective.needs_teacher else None,
             "teacher_distance": posed.teacher_distance,
             "clone_gap": posed.clone_gap,
             "held_out_loss": best.loss,
@@ -173,6 +176,22 @@ def distill(
             "versions": {"minari_distill": __version__, "torch": torch.__version__},
         },
     )
+
+
+def _settings(preset: str, config: DistillConfig | None, overrides: dict[str, Any]) -> DistillConfig:
+    if config is None:
+        return make_config(preset, **overrides)
+    if not isinstance(config, DistillConfig):
+        raise ConfigError(
+            f"config is a {type(config).__name__}; expected a DistillConfig, as make_config(n_syn=64) gives it. Single settings go by "
+            "name: distill(dataset, n_syn=64)."
+        )
+    if preset not in ("default", config.preset):
+        raise ConfigError(
+            f"preset={preset!r} and a config of preset {config.preset!r} are given: leave one of them out, or give "
+            f"config=make_config({preset!r}, …)."
+        )
+    return config.replace(**overrides)
 
 
 def _answers(teacher: Teacher, transitions: Transitions) -> torch.Tensor:

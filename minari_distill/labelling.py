@@ -54,7 +54,9 @@ def clone_gap(
 ) -> float | None:
     """What the teacher's critic says that a clone of the best episodes loses, as a share of what the teacher is worth.
 
-        gap = H · E_{s ~ D⁺} [q(s, π*(s)) − q(s, b⁺(s))] / |E_{s ~ D⁺} q(s, π*(s))|,       H = min(1/(1 − γ), mean length of D⁺)
+        gap = H · E_{s ~ D⁺} [q(s, π*(s)) − q(s, b⁺(s))] / |E_{s ~ D⁺} q(s, π*(s))|,       H = min(1/(1 − γ), mean length of D⁺),
+
+    γ that of the values, which a teacher's metadata tell ("discount"), else that of the settings,
 
     by the performance difference lemma (Kakade and Langford, 2002), with the best episodes D⁺ for what b⁺ visits. Of a pessimistic
     critic, which thinks little of what is not in the data, it is rather too large than too small where b⁺ leaves them.
@@ -83,7 +85,9 @@ def clone_gap(
     if torch.equal(own, cloned):
         return None
     length = among.sum() / len(np.unique(transitions.episode_ids[among]))
-    horizon = min(1 / (1 - config.discount), length) if config.discount < 1 else length
+    told = teacher.metadata.get("discount")
+    discount = told if isinstance(told, int | float) and 0 <= told <= 1 else config.discount
+    horizon = min(1 / (1 - discount), length) if discount < 1 else length
     lost, worth = (own - cloned).mean().item(), own.mean().abs().item()
     return horizon * lost / max(worth, 1e-9)
 

@@ -15,7 +15,7 @@ with d the mean squared error over action dimensions, or the cross-entropy for d
     auto     tempered PBC (Av-PBC at infinite width, of discrete actions, and where the teacher is a clone of the best episodes itself),
              unless the data do not show what the teacher does (ρ > 2, `support.py`): then robust DBC, or filtered
              DBC if the students are of infinite width (`infinite.py`), whom 256 pairs can tell an expert's every action,
-             and if the best episodes hold states enough (`distill.py`)
+             and if the best episodes hold states enough (`pose.py`)
 
 An objective is a function (labels, config) → (y, w) under the decorator `objective`, here or in a program of your own.
 """
@@ -73,7 +73,7 @@ class Objective:
         forgiving: Least δ of `inner/forgiving.py`, errors far beyond which are given up; where the targets
             are spread out (`support.py`), δ² is half of their spread. 0: squared errors as they are. Discrete actions,
             whose distance is the cross-entropy, are never forgiven.
-        needs_clone: Whether it reads `labels.clone_act`.
+        needs_clone: Whether it reads `labels.clone_act`; `best_clone` says so too.
         best_only: Whether it asks only states of the best episodes (`best_episodes.py`), which the clone is then one of.
         best_clone: Whether the clone is one of the best episodes, though all states are asked; with `needs_q` the critic says of it what
             `labels.clone_gap` holds, and the students' metric is that of teacher and clone in these shares.
@@ -153,10 +153,8 @@ def objective(
             raise ConfigError(
                 f"objective={name!r} is taken by {'.'.join(_place(before.rule))}. Choose another name."
             )
-        needed = needs_teacher or needs_q
-        OBJECTIVES[name] = Objective(
-            name, rule, needed, needs_q, forgiving, needs_clone, best_only, best_clone
-        )
+        teacher, clone = needs_teacher or needs_q, needs_clone or best_clone
+        OBJECTIVES[name] = Objective(name, rule, teacher, needs_q, forgiving, clone, best_only, best_clone)
         return rule
 
     return enter
@@ -259,12 +257,15 @@ def tempered_pbc(labels: Labels, config: DistillConfig) -> tuple[Tensor, Tensor]
         ConfigError: `clone_steps=0`: there is no clone.
     """
     if labels.clone_act is None or labels.clone_gap is None:
-        raise ConfigError(
-            "objective='tempered_pbc' needs a clone of the best episodes, and clone_steps=0 makes none: give clone_steps=6000, or "
-            "objective='av_pbc'."
-        )
+        raise ConfigError(NO_CLONE)
     y, w = av_pbc(labels, config)
     return torch.lerp(y, labels.clone_act, clone_share(labels.clone_gap)), w
+
+
+NO_CLONE = (
+    "objective='tempered_pbc' needs a clone of the best episodes, and clone_steps=0 makes none: give clone_steps=6000, or "
+    "objective='av_pbc'."
+)
 
 
 def clone_share(gap: float) -> float:

@@ -24,7 +24,7 @@ from minari_distill.errors import ConfigError, DatasetError
 from minari_distill.initializers import initial_indices
 from minari_distill.labelling import clone_gap, label
 from minari_distill.metric import WIDEST, input_metric
-from minari_distill.objectives import Labels, clone_share, find_objective, settled
+from minari_distill.objectives import NO_CLONE, Labels, clone_share, find_objective, settled
 from minari_distill.outer import Problem
 from minari_distill.room import blocks
 from minari_distill.support import action_spread, teacher_distance
@@ -41,10 +41,16 @@ _CLIPPED = (
     "{share:.0%} of the teacher's actions lie outside of the range that students act in, which is that of the dataset's actions "
     "where the bounds of the action space are infinite or a hundred times as far: they are clipped to it."
 )
+_CLIPPED_DATA = "{share:.0%} of the dataset's actions lie outside of the bounds of its action space: they are clipped to them."
 _TEMPERED = (
     "The teacher's critic says that the clone of the best episodes loses {gap:.0%} of the teacher's value: the pairs match {share:.0%} "
     "of what the clone does, and the rest of the teacher (objective={objective}). To match the teacher alone: objective=av_pbc."
 )
+_ALL_CLONE = (
+    "The teacher's critic says that the clone of the best episodes loses nothing of the teacher's value: the pairs match the clone "
+    "(objective={objective}). To match the teacher: objective=av_pbc."
+)
+_ALL_TEACHER = "The teacher's critic says that the clone of the best episodes loses all of the teacher's value: the pairs match the teacher."
 _BLIND = (
     "The teacher's values q do not depend on the action, so that they tell nothing of a clone of the best episodes: the teacher alone is "
     "matched."
@@ -64,7 +70,7 @@ class Posed:
         S, A: The initial pairs, (n_syn, obs_dim) and (n_syn, act_dim).
         config: The settings, with the objective named that "auto" stands for.
         teacher_distance: ρ of `support.py`, where the objective was "auto".
-        clone_gap: What the critic says of the clone (`labelling.clone_gap`), where the objective asks it, as "tempered_pbc" does.
+        clone_gap: What the critic says of the clone (`labelling.clone_gap`), where the objective asks it, as "tempered_pbc" does, and it says something.
     """
 
     units: Units
@@ -91,10 +97,11 @@ def pose(
     labels = label(transitions, units, teacher if asks else None, config)
     obs = labels.obs
     assert obs is not None
-    if labels.teacher_act is not None and not discrete:
-        outside = _clip(labels.teacher_act)
-        if outside > 0.005:
-            say(_CLIPPED.format(share=outside))
+    if not discrete:
+        for actions, told in ((labels.act, _CLIPPED_DATA), (labels.teacher_act, _CLIPPED)):
+            outside = 0.0 if actions is None else _clip(actions)
+            if outside > 0.005:
+                say(told.format(share=outside))
     auto = config.objective == "auto"
     if auto and labels.teacher_act is not None:
         distance = teacher_distance(obs, labels.act, labels.teacher_act, torch.from_numpy(held))
@@ -117,26 +124,21 @@ def pose(
     if auto and not objective.needs_teacher:
         instead = _BEST if objective.best_only else _DATA
         say(_OUTSIDE.format(distance=labels.teacher_distance, matched=instead, objective=objective.name))
-    clone = None
+    clone = gap = None
     if objective.needs_clone and config.clone_steps:
         what, cloned = _DATA, seen
         if objective.best_only or objective.best_clone:
-            what, cloned = _BEST, seen & _best_states(transitions, config)
-            if not cloned.any():  # of two episodes the better one may be held out
-                raise DatasetError(
-                    f"objective={objective.name!r} clones the best episodes, and all of them are held out. Give a top_fraction above "
-                    f"{config.top_fraction}, or another objective."
-                )
+            what, cloned = _BEST, _best_seen(transitions, config, held)
         say(
             f"First the actions of {what} are cloned, for {objective.name}: a few minutes on a CPU core at most."
         )
         clone, labels = _clone(transitions, labels, cloned, config)
         if objective.best_clone and teacher is not None and labels.teacher_q is not None:
             gap = clone_gap(transitions, units, teacher, labels, cloned, config)
-            if gap is None:
-                say(_BLIND)
-            else:
-                say(_TEMPERED.format(gap=gap, share=clone_share(gap), objective=objective.name))
+            told = (
+                _BLIND if gap is None else _ALL_CLONE if gap <= 0 else _ALL_TEACHER if gap >= 1 else _TEMPERED
+            )
+            say(told.format(gap=gap, share=clone_share(gap or 0.0), objective=objective.name))
             labels = dataclasses.replace(labels, clone_gap=1.0 if gap is None else gap)
     matched = teacher is not None and objective.needs_teacher
     if not (matched or clone or config.metric_lr):
@@ -185,7 +187,7 @@ def pose(
     if config.initializer == "random":
         A = labels.act[np.flatnonzero(seen)[chosen.numpy()]]
     S, A = problem.obs[chosen].clone(), A if discrete else A.clamp(-1, 1)
-    return Posed(units, problem, S, A, config, labels.teacher_distance, labels.clone_gap)
+    return Posed(units, problem, S, A, config, labels.teacher_distance, gap)
 
 
 def _clip(act: torch.Tensor) -> float:
@@ -209,6 +211,17 @@ def _best_states(transitions: Transitions, config: DistillConfig) -> np.ndarray:
     return best
 
 
+def _best_seen(transitions: Transitions, config: DistillConfig, held: np.ndarray) -> np.ndarray:
+    """Which states (N,) of the best episodes are not held out: those that may be cloned."""
+    seen = _best_states(transitions, config) & ~held
+    if not seen.any():  # of two episodes the better one may be held out
+        raise DatasetError(
+            f"objective={config.objective!r} clones the best episodes, and all of them are held out. Give a top_fraction above "
+            f"{config.top_fraction}, or another objective."
+        )
+    return seen
+
+
 def _of_the_best(
     transitions: Transitions, config: DistillConfig, generator: torch.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -218,8 +231,8 @@ def _of_the_best(
     seen = best & ~held
     if seen.sum() < config.n_syn:
         raise DatasetError(
-            f"n_syn={config.n_syn}, but objective={config.objective!r} asks {seen.sum()} states alone, those of the best episodes. "
-            f"Give n_syn of at most {seen.sum()}, or a top_fraction above {config.top_fraction}."
+            f"n_syn={config.n_syn}, but objective={config.objective!r} asks {seen.sum()} states alone, those of the best episodes. Give "
+            f"{f'n_syn of at most {seen.sum()}, or ' if seen.any() else ''}a top_fraction above {config.top_fraction}."
         )
     return seen, held
 
@@ -261,7 +274,7 @@ def fit_to(config: DistillConfig, transitions: Transitions, say: Callable[[str],
     if config.n_syn > most:
         raise DatasetError(
             f"n_syn={config.n_syn}, but {', '.join(transitions.source.dataset_ids)} has {len(transitions)} "
-            f"transitions, {held.sum()} of them held out. Give n_syn of at most {max(most, 1)}."
+            f"transitions, {held.sum()} of them held out. Give {f'n_syn of at most {most}' if most else 'a longer dataset'}."
         )
     if transitions.action_codec.is_discrete:
         config = config.replace(head="softmax")
@@ -271,8 +284,13 @@ def fit_to(config: DistillConfig, transitions: Transitions, say: Callable[[str],
         )
     if transitions.obs_dim > WIDEST:
         config = _without_metric(config, say)
-    if find_objective(config.objective).best_only:
+    objective = find_objective(config.objective)
+    if objective.best_only:
         _of_the_best(transitions, config, generator)
+    if objective.best_clone:
+        _best_seen(transitions, config, held)
+    if objective.name == "tempered_pbc" and not config.clone_steps:
+        raise ConfigError(NO_CLONE)
     config = settle_teacher(config)
     return config.replace(precision=resolve_precision(config.precision, resolve_device(config.device)))
 

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ class Run:
             if resume:
                 raise ConfigError("resume=True needs the run_dir that holds the checkpoint.")
             return cls()
-        run = cls(Path(folder))
+        run = cls(Path(os.path.expanduser(folder)))
         if Team().rank:  # the first rank writes, under the lock; the others read
             run._read_checkpoint()
             return run
@@ -228,8 +229,13 @@ class Run:
 
     def _take_lock(self) -> None:
         assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / "lock").open("w")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise ConfigError(
+                f"The run cannot be kept in '{self.folder}': {error.strerror}. Give a run_dir that is a folder, or can become one."
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -321,7 +327,10 @@ def began(folder: Path, config: DistillConfig, source: Source) -> bool:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict) or not {"config", "dataset_ids"} <= record.keys():
+            raise ValueError("it is no record of a run")
+        return record
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"'{path}' cannot be read ({error}). Delete its folder to start anew, or give another run_dir."

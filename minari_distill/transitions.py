@@ -197,6 +197,11 @@ class Transitions:
         ids = ", ".join(map(repr, self.source.dataset_ids))
         return f"Dataset {ids}" if ids else "The dataset"
 
+    @property
+    def _how_read(self) -> str:
+        codec = self.observation_codec
+        return f"{self._name} was read with drop={list(codec.drop)}, dtype={codec.dtype}"
+
     def _check_finite(self, name: str) -> None:
         array = getattr(self, name)
         for start in range(0, len(array), BLOCK):
@@ -243,6 +248,11 @@ def load_transitions(
         DatasetError: One sentence that names what to repair.
     """
     if isinstance(dataset, Transitions):
+        codec, dropped = dataset.observation_codec, (drop,) if isinstance(drop, str) else tuple(drop)
+        if (dropped and dropped != codec.drop) or (dtype != "float32" and np.dtype(dtype) != codec.dtype):
+            raise DatasetError(
+                f"{dataset._how_read}, and drop={list(dropped)}, dtype={dtype} is asked for: give the dataset's id, or load it anew so."
+            )
         return dataset
     say = on_message or (lambda _: None)
     items = list(dataset) if isinstance(dataset, list | tuple) else [dataset]
@@ -387,8 +397,5 @@ def _codec(
         if isinstance(part, Transitions):
             own = part.observation_codec if name == "observations" else part.action_codec
             if own != codec:
-                raise DatasetError(
-                    f"{part._name} was read with drop={list(own.drop)}, dtype={own.dtype}: read the others with the "
-                    "same."
-                )
+                raise DatasetError(f"{part._how_read}: read the others with the same.")
     return codec

@@ -31,6 +31,15 @@ def test_the_clone_averages_the_noise_of_the_actions_away():
     assert (b(x) - mean)[~known].square().mean() < 0.1 * 0.3**2
 
 
+def test_of_few_states_it_is_a_behaviour_all_the_same():
+    """Twenty passes over fifty states are two steps, which leave the networks as they began."""
+    x, u, _ = drawn(n=50, noise=0.0)
+    clone = clone_data(
+        x, u, torch.ones(50, dtype=torch.bool), discrete=False, steps=6000, generator=generator()
+    )
+    assert (clone(x) - u).square().mean() < 0.1 * u.var()
+
+
 def test_the_same_generator_the_same_clone():
     x, _, act = drawn(200)
     known = torch.ones(200, dtype=torch.bool)

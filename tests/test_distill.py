@@ -170,6 +170,46 @@ def test_dbc_needs_no_teacher():
     assert synset.metadata["teacher"] is None
 
 
+def test_a_teacher_that_nobody_asks_is_no_provenance(teacher):
+    """The run says that it changes nothing, and the synset does not name it."""
+    records = []
+    synset = run(teacher, objective="dbc", outer_steps=1, report=records.append)
+    assert "objective=dbc asks no teacher" in records[0].text
+    assert synset.metadata["teacher"] is None
+
+
+def test_actions_beyond_their_bounds_are_clipped_and_told_of():
+    """The pairs' own actions are legal, so that what lies beyond cannot be matched."""
+    data, told = md.load_transitions(EMBEDDED_ID), []
+    data = dataclasses.replace(data, actions=3 * data.actions)
+    config = md.make_config(**TINY, objective="dbc")
+    assert pose(data, None, config, told.append).problem.target.abs().max() == 1
+    assert "of the dataset's actions lie outside of the bounds" in told[0]
+
+
+def test_a_run_dir_in_the_home_folder(teacher, tmp_path, monkeypatch):
+    """~ is the home folder, as everywhere else."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run(teacher, outer_steps=1, run_dir="~/run")
+    assert (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize("record", ["[]", "{}", "7"])
+def test_a_record_that_is_none(teacher, tmp_path, record):
+    """Valid JSON of another shape is refused as a damaged file is."""
+    (tmp_path / "run.json").write_text(record)
+    with pytest.raises(ConfigError, match=r"run.json' cannot be read \(it is no record of a run\)"):
+        run(teacher, run_dir=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("at", ["file", "file/below"])
+def test_a_run_dir_that_can_be_none(teacher, tmp_path, at):
+    """A file, or what would lie below one."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be kept in .* Give a run_dir that is a folder"):
+        run(teacher, run_dir=tmp_path / at)
+
+
 def test_datasets_are_joined(teacher):
     """A list of datasets is one dataset, and both ids are recorded."""
     synset = md.distill(
@@ -201,7 +241,16 @@ BAD = [
     ({"objective": "pbbc"}, ConfigError, "Did you mean 'pbc'?"),
     ({"preset": "fast"}, ConfigError, "preset='fast' is unknown.*default, quick, infinite, paper"),
     ({"window": 1000}, ConfigError, "window=1000 must lie between 0 .* and inner_steps=20"),
-    ({"holdout_fraction": 1.5}, ConfigError, "are shares"),
+    ({"holdout_fraction": 0.6}, ConfigError, "above 0 and at most 0.5"),
+    ({"top_fraction": 1.5}, ConfigError, "top_fraction=1.5 is a share"),
+    ({"q_power": math.nan}, ConfigError, "q_power=nan must be positive"),
+    ({"q_scale": -1.0}, ConfigError, "q_scale=-1.0 must be at least 0"),
+    ({"preset": "paper", "q_power": 5.0}, ConfigError, "q_power=5.0 is of weights without a scale"),
+    ({"outer_momentum": 3.0}, ConfigError, "outer_momentum=3.0 must be at least 0 and below 1"),
+    ({"cql_alpha": math.inf}, ConfigError, "cql_alpha=inf must be at least 0 and finite"),
+    ({"config": {"n_syn": 4}}, ConfigError, "config is a dict; expected a DistillConfig"),
+    ({"config": {}}, ConfigError, "config is a dict"),
+    ({"config": md.make_config("quick"), "preset": "paper"}, ConfigError, "leave one of them out"),
     ({"inner_betas": [0.9]}, ConfigError, "inner_betas=.* must be two numbers"),
     ({"outer_betas": (0.9, 1.0)}, ConfigError, "outer_betas=.* from 0 to below 1"),
     ({"student_length": math.inf}, ConfigError, "student_length=inf must be positive and finite"),

@@ -91,6 +91,8 @@ def test_names_are_taken_once_and_found_when_misspelt() -> None:
         objective("pbc")(mine)
     with pytest.raises(ConfigError, match="Did you mean 'mine'"):
         find_objective("mimne")
+    objective("of the best", best_clone=True)(mine)
+    assert find_objective("of the best").needs_clone
 
 
 def test_two_lambdas_under_one_name_are_two_functions() -> None:

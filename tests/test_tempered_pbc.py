@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 
 import numpy as np
@@ -13,7 +14,7 @@ from minari_distill import objectives
 from minari_distill.best_episodes import best_transitions
 from minari_distill.errors import ConfigError, DatasetError, TeacherError
 from minari_distill.metric import input_metric
-from minari_distill.pose import pose
+from minari_distill.pose import fit_to, pose
 from minari_distill.progress import silent
 from minari_distill.teachers import Teacher
 from tests.small_transitions import point_mass
@@ -37,9 +38,11 @@ def right_is_good(n_episodes: int = 200):
     return transitions
 
 
+TEMPERED = {"n_syn": 8, "objective": "tempered_pbc", "clone_steps": 300, "precision": "float32"}
+
+
 def posed(transitions, given, **changes):
-    settings = {"n_syn": 8, "objective": "tempered_pbc", "clone_steps": 300, "precision": "float32"} | changes
-    return pose(transitions, given, md.make_config(**settings))
+    return pose(transitions, given, md.make_config(**TEMPERED | changes))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,39 @@ def test_best_episodes_that_are_all_held_out():
         with pytest.raises(DatasetError, match="all of them are held out. Give") if lost else nullcontext():
             posed(transitions, teacher(), **settings)
         told += lost
+        with pytest.raises(DatasetError, match="Give a top_fraction") if lost else nullcontext():
+            fit_to(
+                md.make_config(**{"objective": "tempered_pbc", "n_syn": 1} | settings), transitions, silent
+            )
     assert 0 < told < 8
+
+
+def test_without_a_clone_it_is_refused_before_the_teacher_is_learnt(tmp_path):
+    """In the first second, and not after hours."""
+    with pytest.raises(ConfigError, match="clone_steps=0 makes none"):
+        md.distill(
+            "embedded", objective="tempered_pbc", clone_steps=0, run_dir=tmp_path / "run", report=silent
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"), [(-0.01, "loses nothing of"), (0.01, "loses 1[0-9]% of"), (0.5, "loses all of")]
+)
+def test_the_run_says_what_is_matched(loss, told):
+    """In words that fit: between the two, the clone alone, or the teacher alone."""
+    said = []
+    pose(right_is_good(), teacher(0.0, loss=loss), md.make_config(**TEMPERED), said.append)
+    assert re.search(told, " ".join(said))
+
+
+def test_gamma_is_the_teachers():
+    """Its values are discounted as it learnt them, whatever the settings of this run say."""
+    given = teacher(0.0, loss=0.01)
+    given.metadata["discount"] = 0.9
+    assert posed(right_is_good(), given).clone_gap == pytest.approx(10 * 0.01 / 2, rel=0.1)
+    given.metadata["discount"] = "unknown"  # whatever people write there
+    assert posed(right_is_good(), given).clone_gap == pytest.approx(25 * 0.01 / 2, rel=0.1)
 
 
 def test_a_short_story():
@@ -146,7 +181,7 @@ def test_a_critic_of_states_alone_does_not_speak_for_the_clone():
     )
     config = md.make_config(n_syn=8, clone_steps=50, precision="float32")
     auto = pose(transitions, given, config, told.append)
-    assert auto.clone_gap == 1.0 and any("do not depend on the action" in text for text in told)
+    assert auto.clone_gap is None and any("do not depend on the action" in text for text in told)
     itself = pose(transitions, given, config.replace(objective="av_pbc"))
     assert torch.equal(auto.problem.target, itself.problem.target)
     torch.testing.assert_close(auto.problem.metric, itself.problem.metric)

@@ -264,6 +264,19 @@ def test_several_datasets_in_one():
         assert (both.source.total_steps, both.source.total_episodes) == (9, 3)
 
 
+def test_what_was_read_is_not_read_otherwise():
+    """Parts that are to be left out, or another type, are asked of the id; asking for what it is changes nothing."""
+    data = load_transitions("embedded")
+    assert load_transitions(data) is load_transitions(data, dtype="float32") is data
+    wide = load_transitions("embedded", dtype="float64")
+    assert load_transitions(wide) is load_transitions(wide, dtype="float64") is wide
+    for changes in ({"drop": "mission"}, {"dtype": "float64"}):
+        with pytest.raises(
+            DatasetError, match=r"was read with drop=\[\], dtype=float32, and .* is asked for"
+        ):
+            load_transitions(data, **changes)
+
+
 def test_spaces_that_differ_are_refused():
     """The first difference is named."""
     write_dataset("test/a-v0")
