@@ -137,8 +137,7 @@ def distill(
         target = output or f"distilled/{_slug(datasets)}-v0"
         folder = run_dir or Path("runs") / re.sub(r"[^A-Za-z0-9_.-]+", "-", target).strip("-.")
         overwrite = overwrite or (resume and _is_of_run(target, folder))
-        if not overwrite:
-            refuse_existing(target)
+        refuse_existing(target, overwrite=overwrite)
         with (
             joined() as team,
             reporter(quiet=as_json or team.rank > 0) as report,
@@ -266,8 +265,7 @@ def expand(
     Example: `minari-distill expand me/hopper-infinite-v0 -o me/hopper-expanded-v0`
     """
     with one_line_errors(as_json):
-        if not overwrite:
-            refuse_existing(output)
+        refuse_existing(output, overwrite=overwrite)
         many = md.expand(md.load_synset(synset), pairs, noise=noise, seed=seed)
         path = many.save(output, overwrite=overwrite)
     if as_json:

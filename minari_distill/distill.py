@@ -125,7 +125,6 @@ def distill(
             say(_ON_CPU)
         if learning or settings.outer_steps:
             say(how_long(transitions, settings, learning=learning))
-        started = time.perf_counter()
         if learning:
 
             def learn(stop: Callable[[], bool]) -> None:
@@ -135,10 +134,10 @@ def distill(
                 )
                 run.keep_teacher(given)
 
-            team.first_alone(learn, device, should_stop)
+            with run.teacher_time():
+                team.first_alone(learn, device, should_stop)
             given = run.teacher() if team.rank else given
         chosen = None if given is None else given.to(device)
-        teacher_seconds = time.perf_counter() - started
 
         posed = pose(transitions, chosen, settings, say)
         settings, units = posed.config, posed.units
@@ -171,7 +170,7 @@ def distill(
             "skipped_steps": int(outer.skipped),
             "history": run.history,
             "action_range": [units.act_low.tolist(), units.act_high.tolist()],
-            "seconds": {"teacher": round(teacher_seconds, 1), "distillation": round(run.seconds, 1)},
+            "seconds": {"teacher": round(run.teacher_seconds, 1), "distillation": round(run.seconds, 1)},
             "device": str(device),
             "versions": {"minari_distill": __version__, "torch": torch.__version__},
         },

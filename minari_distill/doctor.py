@@ -53,7 +53,7 @@ class Check:
 
 
 def doctor(
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the Hub.")] = 3.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the Hub.")] = 3.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Versions, device, store, Hub and rendering: what works here, and how to mend what does not.

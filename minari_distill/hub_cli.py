@@ -19,7 +19,11 @@ from minari_distill.terminal import JsonFlag, one_line_errors, print_json, tell
 
 def push(
     synset: Annotated[
-        str, typer.Argument(help="Minari id or folder of a synset.", autocompletion=completion.synsets)
+        str,
+        typer.Argument(
+            help="Id (of Minari, or gallery/…) or folder of a synset, or an hf:// address.",
+            autocompletion=completion.synsets,
+        ),
     ],
     repository: Annotated[str, typer.Argument(help="USER/REPO on the Hub; made if it does not exist.")],
     name: Annotated[
@@ -99,8 +103,7 @@ def pull(
                 f"{address} names a whole repository. Say under which id to save it: -o me/hopper-v0"
             )
         target = output or f"{where.repo_id.split('/')[1]}/{where.name}"
-        if not overwrite:
-            refuse_existing(target)
+        refuse_existing(target, overwrite=overwrite)
         synset = md.load_synset(str(where))
         path = synset.save(target, overwrite=overwrite)
     if as_json:

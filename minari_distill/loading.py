@@ -20,7 +20,7 @@ from minari_distill import layout
 from minari_distill.config import DistillConfig, StudentRecipe
 from minari_distill.errors import DatasetError, SynsetError, did_you_mean
 from minari_distill.integrity import check_folder
-from minari_distill.locate import EMBEDDED_ID, MINARI_ID, find_folder, local_ids
+from minari_distill.locate import EMBEDDED_ID, GALLERY, MINARI_ID, find_folder, local_ids
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.synset import Synset
@@ -36,8 +36,6 @@ _UNNAMED: dict[str, Any] = {
     "metric_output_gain": 1.0,
 }  # what a synset older than these settings was made with
 
-GALLERY = "gallery/"
-"""Namespace of the synsets that ship with the package."""
 GALLERY_FOLDER = Path(__file__).parent / "data" / "gallery"
 
 
@@ -160,7 +158,9 @@ def _find(source: Any) -> Path:
     if isinstance(source, str) and "://" in source:
         scheme = source.split("://")[0]
         if scheme not in ROADS:
-            raise SynsetError(f"'{source}': nothing here reads {scheme}://.{did_you_mean(scheme, ROADS)}")
+            raise SynsetError(
+                f"'{source}': nothing here reads {scheme}://.{did_you_mean(scheme, ROADS)} A synset on the Hub is hf://USER/REPO/NAME-vN."
+            )
         source = ROADS[scheme](source)
     if not isinstance(source, str | os.PathLike):
         raise SynsetError(
@@ -173,7 +173,12 @@ def _find(source: Any) -> Path:
         )
     if is_id and not _is_local(str(source)):
         raise SynsetError(
-            f"Synset '{source}' not found.{did_you_mean(str(source), local_ids())} List what is here with: minari list local"
+            f"Synset '{source}' not found.{did_you_mean(str(source), [*local_ids(), *gallery_ids()])} List what is here with: minari list local"
+        )
+    if not is_id and source != "embedded" and not Path(os.path.expanduser(source)).exists():
+        raise SynsetError(
+            f"Synset '{source}' not found: it is no folder and no id, which looks like me/hopper-v0 or gallery/hopper-medium-replay-v0."
+            f"{did_you_mean(str(source), [*local_ids(), *gallery_ids()])}"
         )
     try:
         return find_folder(source)

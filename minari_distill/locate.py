@@ -25,6 +25,9 @@ EMBEDDED_ID = "demo/hopper-medium-replay-v0"
 MINARI_ID = re.compile(r"(?:[-\w]{2,}/)*[-\w]+-v\d+", re.ASCII)
 """(namespace/)*name-v<int>: what both Minari's and the Hub's grammars allow."""
 
+GALLERY = "gallery/"
+"""Namespace of the synsets that ship with the package."""
+
 Say = Callable[[str], None]
 
 
@@ -84,7 +87,11 @@ def find_folder(source: str | os.PathLike[str], on_message: Say | None = None) -
             if source == EMBEDDED_ID:
                 return embedded_dataset() / "data"
             if not path.is_dir():
+                if source.startswith(GALLERY):
+                    raise DatasetError(is_a_synset(source))
                 return _download(source, on_message)
+        if "://" in source:
+            raise DatasetError(is_a_synset(source))
     for folder in (path / "data", path):
         if (folder / "metadata.json").is_file():
             return folder
@@ -95,6 +102,14 @@ def find_folder(source: str | os.PathLike[str], on_message: Say | None = None) -
     raise DatasetError(
         f"Dataset '{source}' not found: it is no folder and no Minari id, which looks like "
         f"mujoco/hopper/medium-v0.{did_you_mean(str(source), local_ids())}"
+    )
+
+
+def is_a_synset(name: str) -> str:
+    """What is wrong with a synset where a dataset is asked for."""
+    return (
+        f"'{name}' is a synset: its rewards and transitions are placeholders. Train on it with "
+        f"behavior_clone(load_synset({name!r})), and distil the dataset that it came from."
     )
 
 

@@ -2,6 +2,7 @@
 
 run.json                settings and source, so that a resumed run is the same run
 teacher.safetensors     the teacher, once learnt
+teacher-seconds.json    how long learning it took, interrupted times included
 checkpoint.safetensors  the outer loop's state, the best pairs so far, the history
 lock                    held while the run is under way: a second one is refused
 """
@@ -14,7 +15,9 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +39,7 @@ from minari_distill.transitions import Source
 _FREE = ("memory_share",)  # settings that change no number: another machine may need another one
 # settings that a run may settle after it has begun
 _SETTLED = ("objective", "metric_share", "infinite_width", "student_pool")
+_TEACHER_SECONDS = "teacher-seconds.json"
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -73,13 +77,14 @@ class Run:
         best: the best pairs so far, or None before the first validation.
         history: one record a validation: step, loss (None at step 0), held_out_loss.
         seconds: spent on outer steps.
+        teacher_seconds: spent on learning the teacher.
     """
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
         self.best: Best | None = None
         self.history: list[dict[str, Any]] = []
-        self.seconds = 0.0
+        self.seconds = self.teacher_seconds = 0.0
         self._lock: Any = None
         self._checkpoint: dict[str, Tensor] | None = None
 
@@ -141,6 +146,7 @@ class Run:
         path = self.folder / "run.json"
         if path.exists():
             self._check_same(_read_settings(path), record, resume)
+            self.teacher_seconds = _read_seconds(self.folder / _TEACHER_SECONDS)
             self._read_checkpoint()
         else:
             if resume:
@@ -179,6 +185,17 @@ class Run:
         """The teacher that this run has already learnt."""
         path = self.folder / "teacher.safetensors" if self.folder else None
         return load_teacher(path) if path and path.exists() else None
+
+    @contextmanager
+    def teacher_time(self) -> Iterator[None]:
+        """Counts what is done inside towards `teacher_seconds`, also where it is interrupted."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.teacher_seconds += time.perf_counter() - started
+            if self.folder and not Team().rank:
+                write_atomically(self.folder / _TEACHER_SECONDS, json.dumps(self.teacher_seconds).encode())
 
     def keep_teacher(self, teacher: Teacher) -> None:
         """Keep a learnt teacher, and drop its checkpoint."""
@@ -247,8 +264,8 @@ class Run:
     def _check_same(self, before: dict[str, Any], now: dict[str, Any], resume: bool) -> None:
         if not resume:
             raise ConfigError(
-                f"'{self.folder}' already holds a run. Go on with it by resume=True (--resume), or give "
-                "another run_dir."
+                f"'{self.folder}' already holds a run. Go on with it by resume=True (--resume), give another run_dir, or "
+                "delete that folder, a teacher that was learnt included, to begin anew."
             )
         if before["dataset_ids"] != now["dataset_ids"]:
             raise ConfigError(
@@ -323,6 +340,18 @@ def began(folder: Path, config: DistillConfig, source: Source) -> bool:
     return record["dataset_ids"] == list(source.dataset_ids) and all(
         record["config"].get(name) == value for name, value in given.items() if name not in open_
     )
+
+
+def _read_seconds(path: Path) -> float:
+    """0 where no teacher was learnt."""
+    if not path.exists():
+        return 0.0
+    try:
+        return float(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"'{path}' cannot be read ({error}). Delete it: it only tells how long the teacher took."
+        ) from error
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

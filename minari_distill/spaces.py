@@ -275,9 +275,8 @@ class SpaceCodec:
     def _check_drop(self, names: list[str]) -> None:
         for name in self.drop:
             if not any(leaf == name or leaf.startswith(f"{name}.") for leaf in names) or not name:
-                raise DatasetError(
-                    f"There is no part {name!r} to drop.{did_you_mean(name, names)} Parts: {', '.join(names)}."
-                )
+                parts = f"Parts: {', '.join(names)}." if any(names) else f"{self.space} has no parts."
+                raise DatasetError(f"There is no part {name!r} to drop.{did_you_mean(name, names)} {parts}")
 
 
 def _is_dropped(path: Path, drop: Sequence[str]) -> bool:

@@ -19,14 +19,14 @@ from minari_distill.integrity import NOTES
 from minari_distill.locate import MINARI_ID
 
 
-def refuse_existing(target: str | Path) -> None:
-    """Say beforehand what `save(target)` would say after hours of work.
+def refuse_existing(target: str | Path, *, overwrite: bool = False) -> None:
+    """Say beforehand what `save(target, overwrite=overwrite)` would say after hours of work.
 
     Raises:
         SynsetError: A bad id, or something is there already.
     """
     folder = resolve_target(target)[0]
-    refuse_folder(folder, target, overwrite=False)
+    refuse_folder(folder, target, overwrite)
     above = next(parent for parent in folder.parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise SynsetError(f"'{target}' cannot be saved: nothing can be written in {above}.")

@@ -51,8 +51,9 @@ def one_line_errors(as_json: bool) -> Iterator[None]:
         if not (as_json and _print_error(text, error)):
             tell(text, "red")
         raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        tell("Interrupted.", "red")
+    except KeyboardInterrupt as stopped:
+        if not (as_json and _print_error("Interrupted.", stopped)):
+            tell("Interrupted.", "red")
         raise typer.Exit(130) from None
 
 
@@ -80,7 +81,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(to_json(value), indent=2, allow_nan=False))
 
 
-def _print_error(text: str, error: Exception) -> bool:
+def _print_error(text: str, error: BaseException) -> bool:
     """The error as JSON; False from all but the first of several processes, which alone speaks JSON."""
     first = not int(os.environ.get("RANK", "0"))
     if first:
@@ -132,9 +133,14 @@ def parse_settings(pairs: list[str] | None, **given: Any) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"--set {pair!r} must be name=value, for example --set inner_lr=0.1.")
         try:
-            settings[name] = json.loads(text)
+            value = json.loads(text)
         except json.JSONDecodeError:
-            settings[name] = _number_or_text(text)
+            value = _number_or_text(text)
+        if given.get(name) not in (None, value, getattr(DistillConfig, name, None)):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {given[name]} and --set {pair} are given: leave one of them out."
+            )
+        settings[name] = value
     return settings
 
 

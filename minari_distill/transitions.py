@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minari_distill.errors import DatasetError
-from minari_distill.locate import EMBEDDED_ID, Located, Say, embedded_dataset, locate
+from minari_distill.locate import EMBEDDED_ID, Located, Say, embedded_dataset, is_a_synset, locate
 from minari_distill.reading import FIELDS, TransitionArrays, read_episodes
 from minari_distill.room import BLOCK, Room, blocks, machine_memory
 from minari_distill.source import Source
@@ -347,10 +347,7 @@ def _refuse_placeholders(arrays: TransitionArrays, start: int, n_episodes: int, 
 
 def _refuse_unusable(dataset: Located) -> None:
     if "synset" in dataset.metadata:
-        raise DatasetError(
-            f"Dataset '{dataset.id}' is a synset: its rewards and transitions are placeholders. Train on it with "
-            f"behavior_clone(load_synset({dataset.id!r})), and distil the dataset that it came from."
-        )
+        raise DatasetError(is_a_synset(dataset.id))
     if not len(dataset.episodes):
         raise DatasetError(f"Dataset '{dataset.id}' holds no episodes.")
 

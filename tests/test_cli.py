@@ -124,6 +124,33 @@ def test_a_second_synset_of_one_id_is_refused_before_anything_is_computed(synset
     assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("./thesis", "is no synset: it is not overwritten"),
+        ("hop", "is no Minari id"),
+        ("me/hop-v0/inner-v0", "would lie inside the dataset"),
+    ],
+)
+def test_what_overwrite_does_not_replace_is_refused_before_anything_is_computed(synset, target, message):
+    """No run is begun for what could not be saved."""
+    Path("thesis").mkdir()
+    Path("thesis/chapter.txt").write_text("1")
+    for command in (
+        ("distill", EMBEDDED_ID, *FLAGS, "--run-dir", "other"),
+        ("expand", "gallery/hopper-medium-replay-infinite-v0"),
+    ):
+        result = run(*command, "-o", target, "--overwrite")
+        assert result.exit_code == 1 and message in plain(result.output)
+    assert not Path("other").exists()
+
+
+def test_a_run_that_is_there_already_says_every_way_on(synset):
+    """`--overwrite` is about the synset, and not about the checkpoints."""
+    result = run("distill", EMBEDDED_ID, "-o", "me/hop-v0", *FLAGS, "--overwrite")
+    assert result.exit_code == 1 and "delete that folder" in plain(result.output)
+
+
 def test_resume_replaces_what_its_own_run_saved_and_nothing_else(synset):
     """The same command with --resume; a synset of another seed, or a run that never began, is refused."""
     again = ("distill", EMBEDDED_ID, *FLAGS, "--resume")
@@ -155,6 +182,15 @@ FAILURES = [
     ),
     (["distill", EMBEDDED_ID, "--seed", "-1"], "seed=-1 must be a whole number"),
     (["distill", EMBEDDED_ID, "--set", "preset=quik"], "Did you mean 'quick'?"),
+    (["distill", EMBEDDED_ID, "--set", "seed=1", "--seed", "2"], "--seed 2 and --set seed=1 are given"),
+    (["distill", EMBEDDED_ID, "--drop", "mission"], "to drop. Box(-inf, inf, (11,), float32) has no parts"),
+    (["distill", "gallery/hopper-medium-replay-v0"], "'gallery/hopper-medium-replay-v0' is a synset"),
+    (["distill", "hf://me/synsets/hop-v0"], "'hf://me/synsets/hop-v0' is a synset"),
+    (["show", "https://huggingface.co/datasets/me/synsets"], "A synset on the Hub is hf://USER/REPO/NAME-vN"),
+    (["show", "hopper-medium-replay"], "looks like me/hopper-v0 or gallery/hopper-medium-replay-v0"),
+    (["benchmark", "--dataset", EMBEDDED_ID, "--jobs", "0"], "--jobs 0 must be at least 1"),
+    (["benchmark", "--dataset", EMBEDDED_ID, "--docs", "no.md"], "--docs 'no.md' does not exist"),
+    (["benchmark", "--dataset", EMBEDDED_ID, "--docs", os.devnull], "does not exist"),
     (["distill", EMBEDDED_ID, "--preset", "quik"], "Did you mean 'quick'?"),
     (["distill", EMBEDDED_ID, "--teacher", "none.safetensors"], "does not exist"),
     (["evaluate", "me/none-v0"], "me/none-v0"),

@@ -36,6 +36,7 @@ def test_bash_completes_commands_and_ids(store):
     """Through the whole command line: a command, and the only synset beside the gallery's."""
     assert complete("minari-distill distil") == ["distill"]
     assert complete("minari-distill show m") == ["me/pairs-v0"]
+    assert complete("minari-distill benchmark --preset q") == ["quick"]
     assert "gallery/hopper-medium-replay-v0" in complete("minari-distill show gal")
 
 

@@ -418,6 +418,22 @@ def test_an_interrupted_command_loses_nothing(teacher, tmp_path, sign):
     assert np.array_equal(again.actions, unbroken.actions)
 
 
+def test_the_teachers_time_survives_an_interruption(tmp_path):
+    """It is kept beside the teacher: what is resumed neither forgets nor counts it twice."""
+    given = TINY | {"teacher": None, "teacher_steps": 200, "run_dir": tmp_path / "run"}
+    told = tmp_path / "run" / "teacher-seconds.json"
+    with pytest.raises(TeacherError, match="Stopped at step"):
+        run(**given, should_stop=lambda: True)
+    first = json.loads(told.read_text())
+    synset = run(**given, resume=True)
+    took = json.loads(told.read_text())
+    assert took > first > 0 and synset.metadata["seconds"]["teacher"] == round(took, 1)
+    assert run(**given, resume=True).metadata["seconds"]["teacher"] == round(took, 1)
+    told.write_text("{")
+    with pytest.raises(ConfigError, match="Delete it: it only tells"):
+        run(**given, resume=True)
+
+
 def test_one_pair(teacher):
     """A single pair from any start, its action the dataset's own or the teacher's."""
     for initializer in ("random", "relabelled"):

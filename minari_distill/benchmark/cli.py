@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from minari_distill import completion
 from minari_distill.errors import ConfigError
 from minari_distill.terminal import (
     JsonFlag,
@@ -23,12 +24,17 @@ Names = list[str] | None
 
 def benchmark(
     dataset: Annotated[
-        Names, typer.Option(help="ID, ID=TEACHER or ID+ID=TEACHER (ids read as one); may be repeated.")
+        Names,
+        typer.Option(
+            help="ID, ID=TEACHER or ID+ID=TEACHER (ids read as one); may be repeated.",
+            autocompletion=completion.datasets,
+        ),
     ] = None,
     objective: Annotated[
         Names,
         typer.Option(
-            help="auto, dbc, robust_dbc, filtered_dbc, pbc, av_pbc or tempered_pbc; may be repeated."
+            help="auto, dbc, robust_dbc, filtered_dbc, pbc, av_pbc or tempered_pbc; may be repeated.",
+            autocompletion=completion.objectives,
         ),
     ] = None,
     size: Annotated[list[int] | None, typer.Option(help="Pairs of a synset; may be repeated.")] = None,
@@ -36,12 +42,19 @@ def benchmark(
     out: Annotated[Path, typer.Option(help="Folder of the results; what it holds is skipped.")] = Path(
         "results"
     ),
-    preset: Annotated[str, typer.Option(help="default, infinite, quick or paper.")] = "default",
+    preset: Annotated[
+        str, typer.Option(help="default, infinite, quick or paper.", autocompletion=completion.presets)
+    ] = "default",
     label: Annotated[
         str | None, typer.Option(help="Name of these settings in the tables. Default: the preset.")
     ] = None,
     setting: Annotated[
-        Names, typer.Option("--set", help="Any other setting, as name=value; may be repeated.")
+        Names,
+        typer.Option(
+            "--set",
+            help="Any other setting, as name=value; may be repeated.",
+            autocompletion=completion.settings,
+        ),
     ] = None,
     read: Annotated[
         Names,
@@ -75,13 +88,15 @@ def benchmark(
     from minari_distill.benchmark.cells import Dataset, grid
     from minari_distill.benchmark.rows import apart, collect, write_results
     from minari_distill.benchmark.run import Outcome, run_cells
-    from minari_distill.benchmark.tables import all_tables, write_tables
+    from minari_distill.benchmark.tables import all_tables, check_page, write_tables
 
     with one_line_errors(as_json):
         if bool(dataset) == tables_only:
             raise ConfigError(
                 "Give the datasets to run with --dataset ID, or --tables-only to write the tables of what was run."
             )
+        if docs:
+            check_page(docs)
         outcome = Outcome(0, 0, {})
         if not tables_only:
             cells = grid(

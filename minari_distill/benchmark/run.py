@@ -71,8 +71,9 @@ def run_cells(
         ConfigError: No jobs, or no threads.
         DatasetError: A dataset that is missing still cannot be found.
     """
-    if jobs < 1 or (threads is not None and threads < 1):
-        raise ConfigError(f"--jobs {jobs} and --threads {threads} must be at least 1.")
+    for name, count in (("jobs", jobs), ("threads", threads)):
+        if count is not None and count < 1:
+            raise ConfigError(f"--{name} {count} must be at least 1.")
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     _refuse_second_teacher(cells, out)
     known, waiting = _baselines_of(out), []

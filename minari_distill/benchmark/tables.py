@@ -252,14 +252,26 @@ def fill_markers(page: str, tables: dict[str, str]) -> str:
     return page
 
 
+def check_page(page: Path) -> None:
+    """Refuse, before hours of work, a page that no table can be put in.
+
+    Raises:
+        ConfigError: It does not exist, or has no marker at all.
+    """
+    if not page.is_file():
+        raise ConfigError(f"--docs '{page}' does not exist. Give a Markdown page with markers.")
+    if "<!-- table" not in page.read_text():
+        raise ConfigError(
+            f"--docs '{page}' has no place for a table: write '<!-- table1 -->' and '<!-- /table1 -->' where the first belongs."
+        )
+
+
 def write_tables(tables: dict[str, str], out: Path, page: Path | None = None) -> Path:
     """`tables.md` in `out`, and the tables between the markers of `page`."""
     path = out / "tables.md"
     text = "\n\n".join(f"## {name.replace('table', 'Table ')}\n\n{table}" for name, table in tables.items())
     write_atomically(path, f"{text}\n".encode())
     if page is not None:
-        if not page.is_file():
-            raise ConfigError(f"--docs '{page}' does not exist. Give a Markdown page with markers.")
         write_atomically(page, fill_markers(page.read_text(), tables).encode())
     return path
 

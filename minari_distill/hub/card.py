@@ -185,11 +185,9 @@ def _add(front: dict[str, Any], key: str, value: str) -> None:
 
 
 def _add_license(front: dict[str, Any], license: str | None) -> None:
-    """The source's licence under the Hub's name for it, "other" where it has none; nothing if it states none."""
-    if not license:
-        return
-    known = re.sub(r"[\s_]+", "-", license.strip().lower())
-    name = known if known in _LICENSES else "other"
+    """The source's licence under the Hub's name for it, "other" where it has none, "unknown" if the source states none."""
+    known = re.sub(r"[\s_]+", "-", (license or "unknown").strip().lower())
+    name = known if known in (*_LICENSES, "unknown") else "other"
     if "license" in front:
         _add(front, "license", name)
     else:
@@ -232,9 +230,15 @@ def usage(synset: Synset, repo_id: str, name: str) -> str:
         for kind, codec in (("observation", synset.observation_codec), ("action", synset.action_codec))
         for part in codec.parts
     ]
+    networks = (
+        f"Networks read these pairs badly, which are for students of infinite width. For networks, first: `minari-distill expand hf://{repo_id}/{name} "
+        "-o me/many-v0`\n\n"
+        if synset.recipe.infinite
+        else ""
+    )
     return f"""## Use
 
-Behavioural cloning{"" if synset.recipe.batch else " in about a second"}, with [minari-distill](https://pypi.org/project/minari-distill):
+{networks}Behavioural cloning{"" if synset.recipe.batch else " in about a second"}, with [minari-distill](https://pypi.org/project/minari-distill):
 
 ```python
 import minari_distill as md

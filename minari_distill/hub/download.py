@@ -48,10 +48,18 @@ def _cached(where: HubAddress) -> Path | None:
     here = Path(snapshot)
     if where.name:
         folders = [here / where.name]
+        if not where.revision:  # the branch may have moved on, to a commit of which other synsets were loaded
+            others = [path.parents[1] for path in here.parent.glob(f"*/{where.name}/{RECORD.as_posix()}")]
+            folders += sorted(others, key=lambda folder: -(folder / RECORD).lstat().st_mtime_ns)
+            return next(filter(_is_there, folders), None)
     else:
         folders = [path.parents[1] for path in [here / RECORD, *here.glob(f"*/{RECORD.as_posix()}")]]
-    whole = [f for f in folders if all((f / path).is_file() for path in (RECORD, METADATA, DATA))]
-    return whole[0] if len(whole) == 1 else None
+    there = list(filter(_is_there, folders))
+    return there[0] if len(there) == 1 else None
+
+
+def _is_there(folder: Path) -> bool:
+    return all((folder / path).is_file() for path in (RECORD, METADATA, DATA))
 
 
 def _is_whole(folder: Path) -> bool:

@@ -24,6 +24,8 @@ def facts(synset: Synset) -> dict[str, str]:
         + (", probabilities of the actions" if synset.action_codec.is_discrete else ""),
         "student": synset.recipe.told,
     }
+    if synset.recipe.infinite:
+        lines["for networks"] = "they read these pairs badly: many of them, by minari-distill expand, serve"
     expansion = metadata.get("expansion")
     if isinstance(expansion, dict) and is_number(expansion.get("n_syn")):
         lines["made of"] = f"{expansion['n_syn']} distilled pairs, by expand"
