@@ -609,6 +609,12 @@ def test_the_command_writes_rows_and_fills_the_page(dataset, tmp_path, monkeypat
     flags += ["--objective", "pbc", "--objective", "av_pbc"]
     spec = f"{dataset.name}={dataset.teacher}"
     common = ["benchmark", "--out", str(tmp_path / "out"), "--json"]
+    (tmp_path / "plain.md").write_text("No table here.")
+    refused = CliRunner().invoke(
+        app, [*common, "--dataset", spec, *flags, "--docs", str(tmp_path / "plain.md")]
+    )
+    assert refused.exit_code == 1 and "has no place for a table" in json.loads(refused.stdout)["error"]
+    assert not (tmp_path / "out").exists()  # before anything is run
     first = CliRunner().invoke(app, [*common, "--dataset", spec, *flags])
     assert first.exit_code == 0, first.output
     assert json.loads(first.stdout)["done"] == 3

@@ -170,6 +170,18 @@ def test_another_synset_of_the_same_dataset_has_a_run_of_its_own(synset):
     assert sorted(path.name for path in Path("runs").iterdir()) == ["me-hop-v0", "me-hop-v1"]
 
 
+def test_an_interruption_is_told_in_json_too(monkeypatch):
+    """A program that reads the answer is never left with nothing."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(md, "load_synset", interrupted)
+    result = run("evaluate", "gallery/hopper-medium-replay-v0", "--json")
+    assert result.exit_code == 130
+    assert json.loads(result.stdout) == {"error": "Interrupted.", "kind": "KeyboardInterrupt"}
+
+
 FAILURES = [
     (["distill", "mujoco/hoper/medium-v0"], "mujoco/hoper/medium-v0"),
     (["distill", EMBEDDED_ID, "--set", "inner_lr"], "--set 'inner_lr' must be name=value"),

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from minari_distill import plots
 from minari_distill.cli import app
+from minari_distill.config import StudentRecipe
 from minari_distill.show.cli import sparkline
+from minari_distill.show.facts import facts
 from minari_distill.show.figures import draw_figures, source_at_hand
 from minari_distill.show.page import write_page
 from minari_distill.source import Source
@@ -151,6 +153,12 @@ def test_a_synset_without_history_or_scores_is_shown():
     make_synset(4, source=Source(("a/b-v0",))).save(ID)
     result = show(ID)
     assert result.exit_code == 0 and "Scores" not in result.output and "a/b-v0" in result.output
+
+
+def test_pairs_that_networks_read_badly_say_so():
+    """On the screen and on the page, which show the same facts."""
+    assert "minari-distill expand" in facts(make_synset(recipe=StudentRecipe(infinite=True)))["for networks"]
+    assert "for networks" not in facts(make_synset())
 
 
 def test_a_sparkline_has_at_most_forty_bars():

@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from minari_distill import plots
+from minari_distill.config import StudentRecipe
 from minari_distill.errors import HubError
 from minari_distill.hub.card import CardKept
 from minari_distill.plots import render_strip
@@ -58,6 +59,16 @@ def test_the_card(hub: HubServer):
         assert text in card.text, text
     for figure in re.findall(r"\]\((card/.*?)\)", card.text):
         assert files[figure].startswith(b"\x89PNG")
+
+
+def test_pairs_that_networks_read_badly_say_so_first(hub: HubServer):
+    """Where the card shows how to use them, before any other codebase's lines, with the command that helps."""
+    pendulum(recipe=StudentRecipe(infinite=True)).push_to_hub(REPO, name=NAME)
+    card = hub.files(REPO)["README.md"].decode()
+    advice = card.index(f"minari-distill expand hf://{REPO}/{NAME} -o me/many-v0")
+    assert card.index("## Use") < advice < card.index("import minari_distill as md")
+    pendulum().push_to_hub("me/others", name=NAME)
+    assert "minari-distill expand" not in hub.files("me/others")["README.md"].decode()
 
 
 def test_the_command_measures_a_score_that_the_card_shows(hub: HubServer):
