@@ -302,11 +302,6 @@ class DistillConfig:
             raise ConfigError(
                 f"q_scale={self.q_scale} must be at least 0 and finite (0: the weights have a mean of 1; the paper: 0.02)."
             )
-        if self.q_scale and self.q_power != 1:
-            raise ConfigError(
-                f"q_power={self.q_power} is of weights without a scale, and q_scale={self.q_scale} gives them one: give q_scale=0, or "
-                "leave q_power out."
-            )
         if not 0 <= self.outer_momentum < 1:
             raise ConfigError(f"outer_momentum={self.outer_momentum} must be at least 0 and below 1.")
         check_seed(self.seed)

@@ -332,7 +332,7 @@ def _alike(a: list[list[float]] | None, b: list[list[float]] | None) -> bool:
 
 def began(folder: Path, config: DistillConfig, source: Source) -> bool:
     """Whether the run in `folder` is the one that ends at a synset of these settings and datasets."""
-    path = folder / "run.json"
+    path = Path(os.path.expanduser(folder)) / "run.json"
     if not path.exists():
         return False
     record, given = _read_settings(path), json.loads(json.dumps(dataclasses.asdict(config)))

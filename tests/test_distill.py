@@ -245,7 +245,6 @@ BAD = [
     ({"top_fraction": 1.5}, ConfigError, "top_fraction=1.5 is a share"),
     ({"q_power": math.nan}, ConfigError, "q_power=nan must be positive"),
     ({"q_scale": -1.0}, ConfigError, "q_scale=-1.0 must be at least 0"),
-    ({"preset": "paper", "q_power": 5.0}, ConfigError, "q_power=5.0 is of weights without a scale"),
     ({"outer_momentum": 3.0}, ConfigError, "outer_momentum=3.0 must be at least 0 and below 1"),
     ({"cql_alpha": math.inf}, ConfigError, "cql_alpha=inf must be at least 0 and finite"),
     ({"config": {"n_syn": 4}}, ConfigError, "config is a dict; expected a DistillConfig"),

@@ -48,10 +48,6 @@ def _cached(where: HubAddress) -> Path | None:
     here = Path(snapshot)
     if where.name:
         folders = [here / where.name]
-        if not where.revision:  # the branch may have moved on, to a commit of which other synsets were loaded
-            others = [path.parents[1] for path in here.parent.glob(f"*/{where.name}/{RECORD.as_posix()}")]
-            folders += sorted(others, key=lambda folder: -(folder / RECORD).lstat().st_mtime_ns)
-            return next(filter(_is_there, folders), None)
     else:
         folders = [path.parents[1] for path in [here / RECORD, *here.glob(f"*/{RECORD.as_posix()}")]]
     there = list(filter(_is_there, folders))

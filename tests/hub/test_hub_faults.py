@@ -300,21 +300,6 @@ def test_offline_and_pinned(
         synset.push_to_hub(REPO, name=NAME)
 
 
-def test_offline_after_the_repository_has_moved_on(hub: HubServer, monkeypatch: pytest.MonkeyPatch):
-    """A later commit was looked at for another synset: what was loaded of an earlier one is still there."""
-    synset, other = pendulum(), pendulum(seed=1)
-    synset.push_to_hub(REPO, name=NAME)
-    load_synset(ADDRESS)
-    other.push_to_hub(REPO, name="other-v0")
-    load_synset(f"hf://{REPO}/other-v0")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    close_session()
-    assert_same(load_synset(ADDRESS), synset)
-    assert_same(load_synset(f"hf://{REPO}/other-v0"), other)
-    with pytest.raises(HubError, match="while HF_HUB_OFFLINE is set"):
-        load_synset(f"{ADDRESS}@main")  # of a branch that was asked for, the commit that it stands at
-
-
 def test_a_damaged_cache_heals(hub: HubServer, tmp_path: Path):
     """A cached file that is no longer what was downloaded is fetched again."""
     synset = pendulum()
