@@ -282,7 +282,7 @@ class DistillConfig:
             "outer_batch validate_every validation_students checkpoint_every"
         ).split():
             _at_least(name, getattr(self, name), 1)
-        for name in "actor_lr critic_lr q_temperature q_power outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb ridge student_length".split():
+        for name in "actor_lr critic_lr q_temperature outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb ridge student_length".split():
             _positive(name, getattr(self, name))
         if not 0 <= self.memory_share <= 1:
             raise ConfigError(
@@ -298,6 +298,10 @@ class DistillConfig:
                 raise ConfigError(
                     f"{name}={getattr(self, name)} must be at least 0 and finite (0: nothing is pushed down)."
                 )
+        if not 0 <= self.q_power < math.inf:
+            raise ConfigError(
+                f"q_power={self.q_power} must be at least 0 and finite (0: states weigh alike wherever q is positive)."
+            )
         if not 0 <= self.q_scale < math.inf:
             raise ConfigError(
                 f"q_scale={self.q_scale} must be at least 0 and finite (0: the weights have a mean of 1; the paper: 0.02)."
@@ -324,14 +328,10 @@ class DistillConfig:
             raise ConfigError(f"discount={self.discount} is γ: give a number between 0 and 1.")
         if not 0 <= self.metric_share <= 1:
             raise ConfigError(f"metric_share={self.metric_share} is a share: give a number between 0 and 1.")
-        if not 0 < self.holdout_fraction <= 0.5:
+        if not 0 < self.holdout_fraction < 1 or not 0 < self.top_fraction <= 1:
             raise ConfigError(
-                f"holdout_fraction={self.holdout_fraction} must be above 0 and at most 0.5, for example holdout_fraction=0.1: the pairs "
-                "are learnt from the rest."
-            )
-        if not 0 < self.top_fraction <= 1:
-            raise ConfigError(
-                f"top_fraction={self.top_fraction} is a share: give a number above 0, at most 1, for example top_fraction=0.1."
+                f"holdout_fraction={self.holdout_fraction} and top_fraction={self.top_fraction} are shares: "
+                "give numbers between 0 and 1, for example holdout_fraction=0.1."
             )
         for name in ("inner_betas", "outer_betas"):
             _betas(name, getattr(self, name))
@@ -386,7 +386,7 @@ class DistillConfig:
         """The same settings with some changed; another `preset` is that preset's settings, with `changes` and nothing else on top."""
         if "preset" in changes and changes["preset"] != self.preset:
             return make_config(**changes)
-        changed = _replace(self, changes)
+        changed = _replace(self, _steps_of(self.teacher_method, self.teacher_steps, self.preset, changes))
         changed.check_read(changes)
         return changed
 
@@ -422,6 +422,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # and for the unroll (docs/results.md).
     "quick": {
         "teacher_method": "filtered_bc",
+        "teacher_steps": 5_000,
         "outer_steps": 600,
         "validate_every": 100,
         "q_power": 3.0,
@@ -441,6 +442,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Its teacher, learnt in a minute, is as good as Cal-QL's there.
     "infinite": {
         "teacher_method": "filtered_bc",
+        "teacher_steps": 5_000,
         "infinite_width": True,
         "metric_share": 1.0,
         "student_pool": 0,
@@ -476,7 +478,22 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def unchecked_settings(preset: str = "default", **overrides: Any) -> dict[str, Any]:
     """What `make_config` would be given, by name; values are taken as they are."""
-    return dataclasses.asdict(DistillConfig()) | {"preset": preset} | PRESETS[preset] | overrides
+    own = PRESETS[preset]
+    default = DistillConfig()
+    overrides = _steps_of(
+        own.get("teacher_method", default.teacher_method),
+        own.get("teacher_steps", default.teacher_steps),
+        preset,
+        overrides,
+    )
+    return dataclasses.asdict(default) | {"preset": preset} | own | overrides
+
+
+def _steps_of(method: str, steps: int, preset: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes`, and a teacher of another method takes that method's usual steps and not those that the preset has for its own."""
+    if changes.get("teacher_method", method) == method or steps != PRESETS[preset].get("teacher_steps"):
+        return changes
+    return {"teacher_steps": 0} | changes
 
 
 def make_config(preset: str = "default", **overrides: Any) -> DistillConfig:
@@ -496,9 +513,7 @@ def make_config(preset: str = "default", **overrides: Any) -> DistillConfig:
         ConfigError: An unknown name, which is answered with the nearest one, or a value out of range.
     """
     _one_of("preset", preset, PRESETS)
-    config = _replace(DistillConfig(), {"preset": preset, **PRESETS[preset], **overrides})
-    config.check_read(overrides)
-    return config
+    return _replace(DistillConfig(), {"preset": preset, **PRESETS[preset]}).replace(**overrides)
 
 
 def _replace(config: Any, changes: dict[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from minari_distill.files import write_atomically
 from minari_distill.progress import Progress, Report, silent
 from minari_distill.students import behavior_clone
 from minari_distill.synset import Synset
-from minari_distill.targets import refuse_folder, resolve_target
+from minari_distill.targets import refuse_existing
 from minari_distill.teachers import load_teacher
 from minari_distill.transitions import EMBEDDED_ID
 
@@ -45,9 +45,7 @@ def run_demo(
     began = time.perf_counter()
     target = target.rstrip("/")
     for name in (target, at_infinite_width(target)):
-        refuse_folder(
-            resolve_target(name)[0], name, overwrite=True
-        )  # what could not be saved, before it is made
+        refuse_existing(name, overwrite=True)  # what could not be saved, before it is made
     run_dir = output / "run"
     if run_dir.exists():  # a demo starts anew each time
         if not (run_dir / "run.json").is_file():

@@ -87,10 +87,10 @@ def find_folder(source: str | os.PathLike[str], on_message: Say | None = None) -
             if source == EMBEDDED_ID:
                 return embedded_dataset() / "data"
             if not path.is_dir():
-                if source.startswith(GALLERY):
+                if source.startswith(GALLERY) and (embedded_dataset().parent / f"{source}.parquet").is_file():
                     raise DatasetError(is_a_synset(source))
                 return _download(source, on_message)
-        if "://" in source:
+        if source.startswith("hf://"):
             raise DatasetError(is_a_synset(source))
     for folder in (path / "data", path):
         if (folder / "metadata.json").is_file():

@@ -268,6 +268,11 @@ def _clone(
 
 def fit_to(config: DistillConfig, transitions: Transitions, say: Callable[[str], None]) -> DistillConfig:
     """The settings that only the data can decide."""
+    if config.holdout_fraction > 0.5:
+        raise ConfigError(
+            f"holdout_fraction={config.holdout_fraction} must be at most 0.5, for example holdout_fraction=0.1: the pairs are learnt from "
+            "the rest."
+        )
     generator = torch.Generator().manual_seed(config.seed)
     held = _held_out(transitions, config, generator)  # as `pose` draws
     most = len(transitions) - int(held.sum())
@@ -287,10 +292,10 @@ def fit_to(config: DistillConfig, transitions: Transitions, say: Callable[[str],
     objective = find_objective(config.objective)
     if objective.best_only:
         _of_the_best(transitions, config, generator)
-    if objective.best_clone:
-        _best_seen(transitions, config, held)
     if objective.name == "tempered_pbc" and not config.clone_steps:
         raise ConfigError(NO_CLONE)
+    if objective.best_clone and config.clone_steps:
+        _best_seen(transitions, config, held)
     config = settle_teacher(config)
     return config.replace(precision=resolve_precision(config.precision, resolve_device(config.device)))
 

@@ -27,7 +27,7 @@ def refuse_existing(target: str | Path, *, overwrite: bool = False) -> None:
     """
     folder = resolve_target(target)[0]
     refuse_folder(folder, target, overwrite)
-    above = next(parent for parent in folder.parents if parent.exists())
+    above = next(parent for parent in folder.resolve().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise SynsetError(f"'{target}' cannot be saved: nothing can be written in {above}.")
 

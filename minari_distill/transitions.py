@@ -249,7 +249,7 @@ def load_transitions(
     """
     if isinstance(dataset, Transitions):
         codec, dropped = dataset.observation_codec, (drop,) if isinstance(drop, str) else tuple(drop)
-        if (dropped and dropped != codec.drop) or (dtype != "float32" and np.dtype(dtype) != codec.dtype):
+        if (dropped and dropped != codec.drop) or (dtype != "float32" and dtype != codec.dtype.name):
             raise DatasetError(
                 f"{dataset._how_read}, and drop={list(dropped)}, dtype={dtype} is asked for: give the dataset's id, or load it anew so."
             )

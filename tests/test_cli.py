@@ -132,8 +132,11 @@ def test_a_second_synset_of_one_id_is_refused_before_anything_is_computed(synset
         ("me/hop-v0/inner-v0", "would lie inside the dataset"),
     ],
 )
-def test_what_overwrite_does_not_replace_is_refused_before_anything_is_computed(synset, target, message):
-    """No run is begun for what could not be saved."""
+def test_what_overwrite_does_not_replace_is_refused_before_anything_is_computed(
+    synset, target, message, monkeypatch
+):
+    """No run is begun for what could not be saved, and nothing is expanded."""
+    monkeypatch.setattr(md, "expand", lambda *_, **__: pytest.fail("too late"))
     Path("thesis").mkdir()
     Path("thesis/chapter.txt").write_text("1")
     for command in (
@@ -197,12 +200,18 @@ FAILURES = [
     (["distill", EMBEDDED_ID, "--set", "seed=1", "--seed", "2"], "--seed 2 and --set seed=1 are given"),
     (["distill", EMBEDDED_ID, "--drop", "mission"], "to drop. Box(-inf, inf, (11,), float32) has no parts"),
     (["distill", "gallery/hopper-medium-replay-v0"], "'gallery/hopper-medium-replay-v0' is a synset"),
+    (["distill", "gallery/nope-v0"], "'gallery/nope-v0' not found"),
+    (["distill", "https://huggingface.co/me/x"], "it is no folder and no Minari id"),
+    (
+        ["distill", EMBEDDED_ID, "--n-syn", "256", "--set", "n_syn=8"],
+        "--n-syn 256 and --set n_syn=8 are given",
+    ),
     (["distill", "hf://me/synsets/hop-v0"], "'hf://me/synsets/hop-v0' is a synset"),
     (["show", "https://huggingface.co/datasets/me/synsets"], "A synset on the Hub is hf://USER/REPO/NAME-vN"),
     (["show", "hopper-medium-replay"], "looks like me/hopper-v0 or gallery/hopper-medium-replay-v0"),
     (["benchmark", "--dataset", EMBEDDED_ID, "--jobs", "0"], "--jobs 0 must be at least 1"),
-    (["benchmark", "--dataset", EMBEDDED_ID, "--docs", "no.md"], "--docs 'no.md' does not exist"),
-    (["benchmark", "--dataset", EMBEDDED_ID, "--docs", os.devnull], "does not exist"),
+    (["benchmark", "--dataset", EMBEDDED_ID, "--docs", "no.md"], "--docs 'no.md' is no file"),
+    (["benchmark", "--dataset", EMBEDDED_ID, "--docs", os.devnull], "is no file"),
     (["distill", EMBEDDED_ID, "--preset", "quik"], "Did you mean 'quick'?"),
     (["distill", EMBEDDED_ID, "--teacher", "none.safetensors"], "does not exist"),
     (["evaluate", "me/none-v0"], "me/none-v0"),

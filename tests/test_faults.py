@@ -389,7 +389,7 @@ FAULTS: dict[str, tuple[Callable[[World], Any], type[Exception], str]] = {
     "head": (setting(head="softmx"), ConfigError, "Did you mean 'softmax'"),
     "initialisation": (setting(student_init="xavier"), ConfigError, "Choose one of: orthogonal, torch"),
     "window": (setting(window=9), ConfigError, "window=9 must lie between 0 .* and inner_steps=4"),
-    "share": (setting(holdout_fraction=1.5), ConfigError, "must be above 0 and at most 0.5"),
+    "share": (setting(holdout_fraction=1.5), ConfigError, "are shares: give numbers between 0 and 1"),
     "learning rate": (setting(inner_lr=-1.0), ConfigError, "lr=-1.0 must be positive"),
     "NaN rate": (setting(outer_lr_obs=float("nan")), ConfigError, "outer_lr_obs=nan must be positive"),
     "width": (setting(hidden_width=0), ConfigError, "hidden_width=0 must be at least 1"),

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from minari_distill.best_episodes import best_transitions
-from minari_distill.config import make_config
+from minari_distill.config import make_config, unchecked_settings
 from minari_distill.errors import ConfigError, Diverged, TeacherError
 from minari_distill.networks import Architecture, forward, initialize
 from minari_distill.progress import Progress
@@ -142,6 +142,19 @@ def test_a_method_of_continuous_actions_alone(monkeypatch):
     monkeypatch.setitem(learn.DISCRETE_TRAINERS, "cal_ql", learn.TRAINERS["filtered_bc"])
     monkeypatch.delitem(learn.TRAINERS, "cal_ql")
     assert learn.settle_teacher(settings("cal_ql", teacher_steps=0)).teacher_steps == 5000
+
+
+@pytest.mark.parametrize("preset", ["quick", "infinite"])
+def test_another_method_than_the_presets_takes_its_own_steps(preset):
+    """5000 steps are filtered_bc's: Cal-QL takes its million, unless steps are given, in whatever way it is asked for."""
+    whole = {"teacher_method": "cal_ql"}
+    given = whole | {"teacher_steps": 7}
+    for made in (make_config, make_config(preset).replace):
+        named = {"preset": preset} if made is make_config else {}
+        assert learn.settle_teacher(made(**named, **whole)).teacher_steps == 10**6
+        assert made(**named, **given).teacher_steps == 7
+    assert unchecked_settings(preset, **whole)["teacher_steps"] == 0
+    assert unchecked_settings(preset)["teacher_steps"] == make_config(preset).teacher_steps == 5000
 
 
 def test_progress_reaches_the_end():

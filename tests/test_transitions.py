@@ -270,7 +270,7 @@ def test_what_was_read_is_not_read_otherwise():
     assert load_transitions(data) is load_transitions(data, dtype="float32") is data
     wide = load_transitions("embedded", dtype="float64")
     assert load_transitions(wide) is load_transitions(wide, dtype="float64") is wide
-    for changes in ({"drop": "mission"}, {"dtype": "float64"}):
+    for changes in ({"drop": "mission"}, {"dtype": "float64"}, {"dtype": "bogus"}):
         with pytest.raises(
             DatasetError, match=r"was read with drop=\[\], dtype=float32, and .* is asked for"
         ):

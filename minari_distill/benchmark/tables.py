@@ -259,7 +259,7 @@ def check_page(page: Path) -> None:
         ConfigError: It does not exist, or has no marker at all.
     """
     if not page.is_file():
-        raise ConfigError(f"--docs '{page}' does not exist. Give a Markdown page with markers.")
+        raise ConfigError(f"--docs '{page}' is no file. Give a Markdown page with markers.")
     if "<!-- table" not in page.read_text():
         raise ConfigError(
             f"--docs '{page}' has no place for a table: write '<!-- table1 -->' and '<!-- /table1 -->' where the first belongs."

@@ -169,7 +169,8 @@ def _front_matter(
         _add(front, "size_categories", next(label for limit, label in _SIZES if len(synset) < limit))
         if synset.source.env_id:
             _add(front, "tags", synset.source.env_id)
-        _add_license(front, synset.source.license)
+        if synset.source.license or not (first and "license" in before):  # what the owner wrote stays
+            _add_license(front, synset.source.license)
     return front
 
 

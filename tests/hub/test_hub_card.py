@@ -105,6 +105,13 @@ def test_licences(hub: HubServer, license: str | None):
     assert data["license"] == [first, "apache-2.0"]
 
 
+def test_the_owners_licence_stays_where_a_synset_states_none(hub: HubServer):
+    """What the owner wrote for the repository, before anything was pushed to it, holds for what states nothing."""
+    hub.put(REPO, {"README.md": b"---\nlicense: cc-by-4.0\n---\n"})
+    pendulum(source=dataclasses.replace(PENDULUM, license=None)).push_to_hub(REPO, name=NAME)
+    assert DatasetCard(hub.files(REPO)["README.md"].decode()).data.to_dict()["license"] == "cc-by-4.0"
+
+
 BARE = {"config": None, "metadata": {}, "source": Source(("x/y-v0",))}
 
 STRANGE = {
