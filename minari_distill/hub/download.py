@@ -50,12 +50,8 @@ def _cached(where: HubAddress) -> Path | None:
         folders = [here / where.name]
     else:
         folders = [path.parents[1] for path in [here / RECORD, *here.glob(f"*/{RECORD.as_posix()}")]]
-    there = list(filter(_is_there, folders))
-    return there[0] if len(there) == 1 else None
-
-
-def _is_there(folder: Path) -> bool:
-    return all((folder / path).is_file() for path in (RECORD, METADATA, DATA))
+    whole = [f for f in folders if all((f / path).is_file() for path in (RECORD, METADATA, DATA))]
+    return whole[0] if len(whole) == 1 else None
 
 
 def _is_whole(folder: Path) -> bool:
