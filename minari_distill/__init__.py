@@ -8,13 +8,14 @@
 
 __version__ = "0.1.0"
 
-from minari_distill.config import GENERAL_RECIPE, DistillConfig, StudentRecipe, make_config
+from minari_distill.config import DistillConfig, make_config
 from minari_distill.distill import distill
 from minari_distill.errors import MinariDistillError
 from minari_distill.evaluate import Evaluation, Score, evaluate
 from minari_distill.expand import expand
 from minari_distill.gallery import gallery
 from minari_distill.loading import load_synset
+from minari_distill.recipe import GENERAL_RECIPE, StudentRecipe
 from minari_distill.students import Policy, behavior_clone, load_policy
 from minari_distill.synset import Synset
 from minari_distill.teachers import Teacher, load_teacher, save_teacher

@@ -17,7 +17,7 @@ from rich.table import Table
 import minari_distill as md
 from minari_distill import completion, hub_cli
 from minari_distill.benchmark.cli import benchmark
-from minari_distill.config import check_seed
+from minari_distill.checks import check_seed
 from minari_distill.doctor import doctor
 from minari_distill.errors import ConfigError
 from minari_distill.expand import NOISE

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 
 from minari.storage.datasets_root_dir import get_dataset_path
 
-from minari_distill.config import PRESETS, DistillConfig
+from minari_distill.config import DistillConfig
 from minari_distill.exporters.formats import FORMATS
 from minari_distill.loading import gallery_ids
 from minari_distill.locate import local_ids
 from minari_distill.objectives import OBJECTIVES
+from minari_distill.presets import PRESETS
 
 
 def datasets(incomplete: str) -> Iterator[str]:

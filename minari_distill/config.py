@@ -1,4 +1,4 @@
-"""`DistillConfig`: the one table of defaults, and the presets that replace fields in it."""
+"""`DistillConfig`: the one table of defaults, and what makes it from a preset and a few changes."""
 
 from __future__ import annotations
 
@@ -6,175 +6,21 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
-from minari_distill.errors import ConfigError, did_you_mean
-
-
-def _one_of(name: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise ConfigError(
-            f"{name}={value!r} is unknown.{did_you_mean(str(value), known)} "
-            f"Choose one of: {', '.join(known)}."
-        )
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{name}={value} must be at least {least}.")
-
-
-def check_seed(seed: int) -> int:
-    """The seed as Python's own number; refuses what no generator takes.
-
-    Raises:
-        ConfigError: It is no whole number from 0 to 2⁶³ − 1.
-    """
-    if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
-        raise ConfigError(f"seed={seed!r} must be a whole number from 0 to 2**63 - 1, for example seed=0.")
-    return int(seed)
-
-
-def check_whole(name: str, value: Any, least: int = 1) -> int:
-    """The number as Python's own; refuses halves, texts and what is below `least`.
-
-    Raises:
-        ConfigError: It is no whole number from `least` on.
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ConfigError(
-            f"{name}={value!r} must be a whole number, at least {least}: for example {name}=10."
-        )
-    return int(value)
-
-
-def _right_kind(name: str, value: Any, default: Any) -> None:
-    """Refuse a text where a number belongs, half a step, or a number where a name belongs."""
-    if isinstance(default, bool):
-        fits, kind = isinstance(value, bool), "True or False"
-    elif isinstance(default, int):
-        fits, kind = isinstance(value, Integral) and not isinstance(value, bool), "a whole number"
-    elif isinstance(default, float):
-        fits, kind = isinstance(value, Real) and not isinstance(value, bool), "a number"
-    elif isinstance(default, str):
-        fits, kind = isinstance(value, str), "a name"
-    else:
-        fits, kind = isinstance(value, list | tuple), "a list"
-    if not fits:
-        raise ConfigError(f"{name}={value!r} must be {kind}, for example {name}={default!r}.")
-
-
-def _check_kinds(config: Any) -> None:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        # NumPy's and torch's, which this layer does not import
-        if type(value).__name__ in ("ndarray", "device"):
-            value = value.tolist() if hasattr(value, "tolist") else str(value)
-            object.__setattr__(config, field.name, value)
-        _right_kind(field.name, value, field.default)
-
-
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{name}={value} must be positive and finite.")
-
-
-def _betas(name: str, value: Any) -> None:
-    if not (len(value) == 2 and all(isinstance(b, Real) and 0 <= float(b) < 1 for b in value)):
-        raise ConfigError(
-            f"{name}={value!r} must be two numbers from 0 to below 1, for example {name}=(0.9, 0.999)."
-        )
-
-
-def _as_python(config: Any) -> None:
-    """NumPy's numbers as Python's own, lists as tuples: what JSON writes and reads back."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, list | tuple):
-            value = tuple(map(float, value))
-        elif isinstance(value, Integral) and not isinstance(value, bool):
-            value = int(value)
-        elif isinstance(value, Real) and not isinstance(value, bool):
-            value = float(value)
-        object.__setattr__(config, field.name, value)
-
-
-@dataclass(frozen=True)
-class StudentRecipe:
-    """How a student is built and trained on a synset: all that behavioural cloning needs to know.
-
-    A student is an MLP (ReLU) that maps a normalised observation to an action in [-1, 1] (`tanh`), to an
-    action of its own scale (`linear`, clipped to the bounds when acting) or to probabilities (`softmax`).
-    It is trained by mean squared error (cross-entropy for `softmax`), on the whole synset at every step or on minibatches.
-    """
-
-    hidden_layers: int = 3  # hidden layers, ReLU
-    hidden_width: int = 256  # units of each
-    residual: bool = False  # add each hidden layer's input to its output
-    head: str = "tanh"  # "tanh" | "linear" | "softmax"
-    init: str = "orthogonal"  # "orthogonal": gain √2, zero biases. "torch": nn.Linear's own default
-    output_gain: float = 1.0  # the last layer's weights, times this
-    optimizer: str = "adam"  # "sgd" | "momentum" | "adam" | "adamw"
-    lr: float = 1e-3  # learning rate
-    momentum: float = 0.9  # of "momentum"
-    betas: tuple[float, float] = (0.9, 0.999)  # of "adam" and "adamw"
-    eps: float = 1e-8  # likewise
-    weight_decay: float = 0.0  # of every optimiser
-    steps: int = 1000  # of the optimiser
-    batch: int = 0  # pairs a student and step, drawn with replacement; 0 = all pairs at every step
-    in_metric: bool = False  # reads observations in the synset's input metric (metric.py)
-    infinite: bool = False  # of infinite width, in closed form (infinite.py): no optimiser, no steps
-    ridge: float = 1e-2  # of such a student: λ, as a share of its kernel's mean diagonal
-
-    def __post_init__(self) -> None:
-        _check_kinds(self)
-        _one_of("head", self.head, ("tanh", "linear", "softmax"))
-        _one_of("init", self.init, ("orthogonal", "torch"))
-        _one_of("optimizer", self.optimizer, ("sgd", "momentum", "adam", "adamw"))
-        _at_least("hidden_layers", self.hidden_layers, 1)
-        _at_least("hidden_width", self.hidden_width, 1)
-        _at_least("steps", self.steps, 1)
-        _at_least("batch", self.batch, 0)
-        _positive("lr", self.lr)
-        _positive("ridge", self.ridge)
-        for name, least, most in (
-            ("momentum", 0, 1),
-            ("eps", 0, math.inf),
-            ("weight_decay", 0, math.inf),
-            ("output_gain", -math.inf, math.inf),
-        ):
-            if not (least <= getattr(self, name) < most and math.isfinite(getattr(self, name))):
-                raise ConfigError(
-                    f"{name}={getattr(self, name)} must be finite"
-                    + (f", at least {least}" if least == 0 else "")
-                    + (f" and below {most}." if most == 1 else ".")
-                )
-        if self.infinite and self.residual:
-            raise ConfigError("infinite=True has no residual=True: give one of the two.")
-        _betas("betas", self.betas)
-        _as_python(self)
-
-    @property
-    def told(self) -> str:
-        """The recipe in one line, for people."""
-        read = ", reading in the input metric" if self.in_metric else ""
-        if self.infinite:
-            return f"infinite width, {self.hidden_layers} hidden layers, {self.head} head, in closed form with ridge {self.ridge:g}{read}"
-        layers = f"{self.hidden_layers} hidden layers of {self.hidden_width}, {self.head} head"
-        batch = f" on minibatches of {self.batch}" if self.batch else ""
-        return f"{layers}, {self.steps} steps of {self.optimizer} at {self.lr:g}{batch}{read}"
-
-    def replace(self, **changes: Any) -> StudentRecipe:
-        """The same recipe with some fields changed; an unknown name is answered with the nearest one."""
-        return _replace(self, changes)
-
-
-INFINITE_FIELDS = {"infinite", "hidden_layers", "head", "in_metric", "ridge"}
-"""All that tells a student of infinite width; the other fields are of networks."""
-
-GENERAL_RECIPE = StudentRecipe(init="torch")
-"""A plain student that nothing was tuned for: PyTorch's default initialisation, Adam 1e-3, 1000 steps."""
+from minari_distill.checks import (
+    check_at_least,
+    check_betas,
+    check_kinds,
+    check_one_of,
+    check_positive,
+    check_seed,
+    make_python,
+    replace_fields,
+)
+from minari_distill.errors import ConfigError
+from minari_distill.presets import PRESETS
+from minari_distill.recipe import StudentRecipe
 
 
 @dataclass(frozen=True)
@@ -267,23 +113,23 @@ class DistillConfig:
     memory_budget_gb: float = 8.0  # activations of the window; more inner steps are recomputed
 
     def __post_init__(self) -> None:
-        _check_kinds(self)
-        _one_of("preset", self.preset, PRESETS)
-        _one_of("initializer", self.initializer, ("random", "relabelled", "kmeans"))
-        _one_of("teacher_method", self.teacher_method, ("auto", "cal_ql", "filtered_bc"))
-        _one_of("inner_optimizer", self.inner_optimizer, ("sgd", "momentum", "adam"))
-        _one_of("meta_gradient", self.meta_gradient, ("unroll", "kernel"))
-        _one_of("outer_optimizer", self.outer_optimizer, ("adam", "momentum"))
-        _one_of("outer_schedule", self.outer_schedule, ("cosine", "constant"))
-        _one_of("outer_clip", self.outer_clip, ("relative", "norm"))
-        _one_of("precision", self.precision, ("auto", "float32", "bfloat16", "float64"))
+        check_kinds(self)
+        check_one_of("preset", self.preset, PRESETS)
+        check_one_of("initializer", self.initializer, ("random", "relabelled", "kmeans"))
+        check_one_of("teacher_method", self.teacher_method, ("auto", "cal_ql", "filtered_bc"))
+        check_one_of("inner_optimizer", self.inner_optimizer, ("sgd", "momentum", "adam"))
+        check_one_of("meta_gradient", self.meta_gradient, ("unroll", "kernel"))
+        check_one_of("outer_optimizer", self.outer_optimizer, ("adam", "momentum"))
+        check_one_of("outer_schedule", self.outer_schedule, ("cosine", "constant"))
+        check_one_of("outer_clip", self.outer_clip, ("relative", "norm"))
+        check_one_of("precision", self.precision, ("auto", "float32", "bfloat16", "float64"))
         for name in (
             "n_syn teacher_batch cql_n_actions inner_steps n_students "
             "outer_batch validate_every validation_students checkpoint_every"
         ).split():
-            _at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         for name in "actor_lr critic_lr q_temperature outer_lr_obs outer_lr_act outer_clip_at memory_budget_gb ridge student_length".split():
-            _positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
         if not 0 <= self.memory_share <= 1:
             raise ConfigError(
                 f"memory_share={self.memory_share} is a share of the machine's memory: give a number between 0 (map "
@@ -309,12 +155,12 @@ class DistillConfig:
         if not 0 <= self.outer_momentum < 1:
             raise ConfigError(f"outer_momentum={self.outer_momentum} must be at least 0 and below 1.")
         check_seed(self.seed)
-        _at_least("clone_steps", self.clone_steps, 0)
-        _at_least("teacher_steps", self.teacher_steps, 0)
-        _at_least("student_pool", self.student_pool, 0)
-        _at_least("pool_life", self.pool_life, 0)
-        _at_least("student_widening", self.student_widening, 1)
-        _at_least("outer_steps", self.outer_steps, 0)  # 0: the initial pairs, a baseline
+        check_at_least("clone_steps", self.clone_steps, 0)
+        check_at_least("teacher_steps", self.teacher_steps, 0)
+        check_at_least("student_pool", self.student_pool, 0)
+        check_at_least("pool_life", self.pool_life, 0)
+        check_at_least("student_widening", self.student_widening, 1)
+        check_at_least("outer_steps", self.outer_steps, 0)  # 0: the initial pairs, a baseline
         if not 0 <= self.window <= self.inner_steps:
             raise ConfigError(
                 f"window={self.window} must lie between 0 (all steps) and inner_steps={self.inner_steps}."
@@ -334,10 +180,10 @@ class DistillConfig:
                 "give numbers between 0 and 1, for example holdout_fraction=0.1."
             )
         for name in ("inner_betas", "outer_betas"):
-            _betas(name, getattr(self, name))
+            check_betas(name, getattr(self, name))
         if not 0 < self.target_rate <= 1:
             raise ConfigError(f"target_rate={self.target_rate} is τ: give a number above 0, at most 1.")
-        _as_python(self)
+        make_python(self)
         _ = self.inner_recipe, self.recipe  # refuse a bad head, init, learning rate or width
 
     @property
@@ -386,7 +232,9 @@ class DistillConfig:
         """The same settings with some changed; another `preset` is that preset's settings, with `changes` and nothing else on top."""
         if "preset" in changes and changes["preset"] != self.preset:
             return make_config(**changes)
-        changed = _replace(self, _steps_of(self.teacher_method, self.teacher_steps, self.preset, changes))
+        changed = replace_fields(
+            self, _steps_of(self.teacher_method, self.teacher_steps, self.preset, changes)
+        )
         changed.check_read(changes)
         return changed
 
@@ -413,67 +261,6 @@ NETWORK_SETTINGS = frozenset(
     "validation_students".split()
 )
 """Settings that nothing reads where every student is of infinite width."""
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # Plain students in the inner loop, wider ones to read the pairs.
-    "default": {},
-    # Minutes on two CPU cores, teacher included: its narrow expert asks for a sharper weight,
-    # and for the unroll (docs/results.md).
-    "quick": {
-        "teacher_method": "filtered_bc",
-        "teacher_steps": 5_000,
-        "outer_steps": 600,
-        "validate_every": 100,
-        "q_power": 3.0,
-        "student_widening": 1,
-        "student_length": 1.0,
-        "metric_share": 0.0,
-        "meta_gradient": "unroll",
-        "window": 30,
-        "student_pool": 16,
-        "pool_life": 0,
-        "inner_eps": 1e-6,  # Adam's adjoint divides by √v̂ + ε
-        "outer_lr_obs": 2e-2,
-        "outer_batch": 2048,
-    },
-    # The recipe's students of infinite width, and no others: in minutes pairs that those read as well as the teacher
-    # acts, and networks badly (docs/results.md).
-    # Its teacher, learnt in a minute, is as good as Cal-QL's there.
-    "infinite": {
-        "teacher_method": "filtered_bc",
-        "teacher_steps": 5_000,
-        "infinite_width": True,
-        "metric_share": 1.0,
-        "student_pool": 0,
-        "outer_steps": 4000,
-    },
-    # The paper's procedure (arXiv 2410.22728, section 5 and appendix), so that numbers compare.
-    "paper": {
-        "objective": "av_pbc",
-        "teacher_method": "cal_ql",
-        "initializer": "random",
-        "student_widening": 1,
-        "student_length": 1.0,
-        "metric_share": 0.0,
-        "student_init": "orthogonal",
-        "inner_optimizer": "sgd",
-        "inner_lr": 0.1,
-        "inner_steps": 100,
-        "window": 0,
-        "student_pool": 0,
-        "meta_gradient": "unroll",
-        "outer_steps": 50_000,
-        "outer_optimizer": "momentum",
-        "outer_lr_obs": 0.1,
-        "outer_lr_act": 0.1,
-        "outer_schedule": "constant",
-        "outer_clip": "norm",
-        "outer_batch": 2560,
-        "validate_every": 25,
-        "q_scale": 0.02,
-    },
-}
 
 
 def unchecked_settings(preset: str = "default", **overrides: Any) -> dict[str, Any]:
@@ -512,15 +299,5 @@ def make_config(preset: str = "default", **overrides: Any) -> DistillConfig:
     Raises:
         ConfigError: An unknown name, which is answered with the nearest one, or a value out of range.
     """
-    _one_of("preset", preset, PRESETS)
-    return _replace(DistillConfig(), {"preset": preset, **PRESETS[preset]}).replace(**overrides)
-
-
-def _replace(config: Any, changes: dict[str, Any]) -> Any:
-    known = [f.name for f in dataclasses.fields(config)]
-    for name in changes:
-        if name not in known:
-            raise ConfigError(
-                f"Unknown setting {name!r}.{did_you_mean(name, known)} Known settings: {', '.join(known)}."
-            )
-    return dataclasses.replace(config, **changes)
+    check_one_of("preset", preset, PRESETS)
+    return replace_fields(DistillConfig(), {"preset": preset, **PRESETS[preset]}).replace(**overrides)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from minari_distill import plots
-from minari_distill.config import GENERAL_RECIPE, NETWORK_SETTINGS
+from minari_distill.config import NETWORK_SETTINGS
 from minari_distill.distill import distill
 from minari_distill.errors import ConfigError
 from minari_distill.evaluate import TeacherPolicy, evaluate
 from minari_distill.files import write_atomically
 from minari_distill.progress import Progress, Report, silent
+from minari_distill.recipe import GENERAL_RECIPE
 from minari_distill.students import behavior_clone
 from minari_distill.synset import Synset
 from minari_distill.targets import refuse_existing

@@ -167,7 +167,7 @@ def distill(
             "held_out_loss": best.loss,
             "best_step": best.step,
             "outer_steps_done": outer.step_count,
-            "skipped_steps": int(outer.skipped),
+            "skipped_steps": int(outer.update.skipped),
             "history": run.history,
             "action_range": [units.act_low.tolist(), units.act_high.tolist()],
             "seconds": {"teacher": round(run.teacher_seconds, 1), "distillation": round(run.seconds, 1)},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minari_distill.config import StudentRecipe
 from minari_distill.networks import Architecture, initialize
+from minari_distill.recipe import StudentRecipe
 
 
 def keyed_generator(device: torch.device, *key: int) -> torch.Generator:

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from minari_distill.config import check_seed, check_whole
+from minari_distill.checks import check_seed, check_whole
 from minari_distill.env_specs import read_env_spec
 from minari_distill.errors import ConfigError, EnvironmentUnavailable
 from minari_distill.progress import Progress, Report, silent

@@ -16,9 +16,10 @@ from numbers import Real
 import numpy as np
 import torch
 
-from minari_distill.config import GENERAL_RECIPE, check_seed, check_whole
+from minari_distill.checks import check_seed, check_whole
 from minari_distill.errors import ConfigError
 from minari_distill.layout import to_json
+from minari_distill.recipe import GENERAL_RECIPE
 from minari_distill.students import behavior_clone
 from minari_distill.synset import Synset
 

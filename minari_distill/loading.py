@@ -17,10 +17,11 @@ import numpy as np
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from minari_distill import layout
-from minari_distill.config import DistillConfig, StudentRecipe
+from minari_distill.config import DistillConfig
 from minari_distill.errors import DatasetError, SynsetError, did_you_mean
 from minari_distill.integrity import check_folder
 from minari_distill.locate import EMBEDDED_ID, GALLERY, MINARI_ID, find_folder, local_ids
+from minari_distill.recipe import StudentRecipe
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.synset import Synset

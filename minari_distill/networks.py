@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minari_distill.config import StudentRecipe
 from minari_distill.infinite import parts, tangent_kernel
+from minari_distill.recipe import StudentRecipe
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
     inner     θ_{T'} by behavioural cloning on (S, A)
     outer     H = mean over students of E_s [w(s) d(π_θ(s), y(s))],  λ = ∂H/∂θ_{T'}
     adjoint   (∂H/∂S, ∂H/∂A) over the window
-    update    clip, Adam or momentum, then project A into its range
+    update    clip, Adam or momentum (outer_update.py), then project A into its range
 
 Students in the input metric read S D and states x D for S and x, and D is updated with S and A.
 
@@ -23,14 +23,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from minari_distill.captured import Captured
 from minari_distill.config import DistillConfig
 from minari_distill.draws import fresh_students, keyed_generator
 from minari_distill.errors import Diverged
@@ -46,6 +45,7 @@ from minari_distill.inner.kernel import (
 from minari_distill.inner.pool import StudentPool
 from minari_distill.metric import FULL
 from minari_distill.networks import Architecture
+from minari_distill.outer_update import OuterUpdate, project_to_simplex
 from minari_distill.team import Team
 
 _PATIENCE = 20  # steps in a row without a finite gradient before the run gives up
@@ -114,7 +114,6 @@ class OuterLoop:
             **sizes,
         )
         K, B = len(self.students), config.outer_batch
-        where: dict[str, Any] = {"dtype": dtype, "device": device}
         exact = "float64" if config.precision == "float64" else "float32"
         by_kernel = config.meta_gradient == "kernel" or config.infinite_width
         charged_in = exact if by_kernel else config.precision
@@ -139,25 +138,18 @@ class OuterLoop:
             )
         self.pool = StudentPool(config, self.inner) if config.student_pool else None
         self._asked = torch.zeros(K, B, dtype=torch.int64, device=device)  # the outer batch, as indices
-        self._replay_advance = _Captured(self.inner.advance, device)
+        self._replay_advance = Captured(self.inner.advance, device)
         finish = self._finish_kernel if config.meta_gradient == "kernel" else self._finish
-        self._replay_finish = _Captured(finish, device, charge_obs=False)
+        self._replay_finish = Captured(finish, device, charge_obs=False)
         in_metric = self._finish_infinite if config.infinite_width else finish
-        self._replay_finish_in_metric = _Captured(in_metric, device, charge_obs=config.metric_lr > 0)
+        self._replay_finish_in_metric = Captured(in_metric, device, charge_obs=config.metric_lr > 0)
         self._directions = output_directions(self.arch, keyed_generator(device, config.seed, -3)).to(dtype)
 
         self.step_count = 0
-        self.norm_mean = torch.zeros((), **where)  # running mean of the gradient norm; 0 = none yet
-        self.skipped = torch.zeros((), dtype=torch.int64, device=device)  # steps without a finite gradient
-        self.in_a_row = torch.zeros((), dtype=torch.int64, device=device)
-        self.moments = [torch.zeros_like(x) for x in (self.S, self.S, self.A, self.A)]  # m_S, v_S, m_A, v_A
-        if self.metric is not None:
-            self.moments += [torch.zeros_like(self.metric) for _ in range(2)]  # m_D, v_D
-            entries = self.metric.diagonal() if len(self.metric) > FULL else self.metric
-            self._metric_lr = config.metric_lr * entries.square().mean().sqrt().item()
+        self.update = OuterUpdate(config, self.S, self.A, self.metric)
         self.metric_count = 0  # of the steps in the metric
-        self.loss_sum = torch.zeros((), **where)  # of the finite outer losses since the last reading
-        self.loss_count = torch.zeros((), dtype=torch.int64, device=device)
+        self.loss_sum = self.S.new_zeros(())  # of the finite outer losses since the last reading
+        self.loss_count = self.S.new_zeros((), dtype=torch.int64)
 
     # ------------------------------------------------------------------------------------- one step
 
@@ -178,7 +170,8 @@ class OuterLoop:
         if self.pool and trained:
             self.pool.leave(self.step_count)
         self.team.sum(*(g for g in (loss, gS, gA, gD) if g is not None))
-        self._update(gS, gA, gD)
+        self.update.step(gS, gA, gD, before=self.step_count, before_D=self.metric_count)
+        self.project()
         finite = torch.isfinite(loss)
         self.loss_sum += torch.where(finite, loss, 0)
         self.loss_count += finite
@@ -299,48 +292,6 @@ class OuterLoop:
         K = self.config.n_students
         return loss.sum() / K, gS / K, gA / K, None if gX is None else gX / K
 
-    def _update(self, gS: Tensor, gA: Tensor, gD: Tensor | None = None) -> None:
-        """Clip, step, project; a gradient that is not finite moves nothing and is counted."""
-        config = self.config
-        norm = torch.sqrt(gS.square().sum() + gA.square().sum())
-        ok = torch.isfinite(norm) if gD is None else torch.isfinite(norm) & torch.isfinite(gD).all()
-        divisor = norm.clamp_min(torch.finfo(self.dtype).tiny)  # a batch of zero weights has no gradient
-        self.skipped += ~ok
-        self.in_a_row.copy_(torch.where(ok, 0, self.in_a_row + 1))
-        if config.outer_clip == "relative":
-            # m ← 0.95 m + 0.05 min(‖g‖, 3m);  factor = min(1, c·m/‖g‖)
-            mean = torch.where(
-                self.norm_mean > 0,
-                0.95 * self.norm_mean + 0.05 * torch.minimum(norm, 3 * self.norm_mean),
-                norm,
-            )
-            self.norm_mean.copy_(torch.where(ok, mean, self.norm_mean))
-            factor = (config.outer_clip_at * self.norm_mean / divisor).clamp_max(1.0)
-        else:
-            factor = (config.outer_clip_at / divisor).clamp_max(1.0)
-        anneal = self._schedule()
-        moved: list[tuple[Tensor, Tensor, float, int, Tensor, Tensor]] = [
-            (self.S, gS, config.outer_lr_obs * anneal, self.step_count, self.moments[0], self.moments[1]),
-            (self.A, gA, config.outer_lr_act * anneal, self.step_count, self.moments[2], self.moments[3]),
-        ]
-        if gD is not None:
-            assert self.metric is not None
-            lr_D, (m_D, v_D) = self._metric_lr * anneal, self.moments[4:]
-            moved.append((self.metric, gD, lr_D, self.metric_count, m_D, v_D))
-        for x, g, lr, before, m, v in moved:
-            g = g * factor
-            if config.outer_optimizer == "adam":
-                (b1, b2), t = config.outer_betas, before + 1
-                new_m, new_v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g.square()
-                move = (new_m / (1 - b1**t)) / ((new_v / (1 - b2**t)).sqrt() + 1e-8)
-            else:
-                new_m, new_v = config.outer_momentum * m + g, v
-                move = new_m
-            m.copy_(torch.where(ok, new_m, m))
-            v.copy_(torch.where(ok, new_v, v))
-            x.copy_(torch.where(ok, x - lr * move, x))
-        self.project()
-
     def project(self) -> None:
         """Actions into [−1, 1] (onto the probability simplex if discrete), observations into their bounds."""
         if self.problem.simplex:
@@ -348,12 +299,6 @@ class OuterLoop:
         else:
             self.A.clamp_(-1.0, 1.0)
         torch.minimum(torch.maximum(self.S, self.problem.obs_low), self.problem.obs_high, out=self.S)
-
-    def _schedule(self) -> float:
-        if self.config.outer_schedule == "constant":
-            return 1.0
-        share = self.step_count / self.config.outer_steps
-        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
     # ------------------------------------------------------------------------------------ reading it
 
@@ -381,7 +326,7 @@ class OuterLoop:
         Raises:
             Diverged: no finite meta-gradient for 20 steps in a row.
         """
-        if int(self.in_a_row) >= _PATIENCE:
+        if int(self.update.in_a_row) >= _PATIENCE:
             raise self.diverged(f"No finite meta-gradient for {_PATIENCE} steps in a row")
         value = (self.loss_sum / self.loss_count).item()  # NaN where no step had a finite one
         self.loss_sum.zero_()
@@ -406,12 +351,9 @@ class OuterLoop:
         return {
             "S": self.S,
             "A": self.A,
-            "norm_mean": self.norm_mean,
-            "skipped": self.skipped,
-            "in_a_row": self.in_a_row,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
-            **{f"moments.{i}": m for i, m in enumerate(self.moments)},
+            **self.update.state(),
             **({} if self.pool is None else self.pool.state()),
             **({} if self.metric is None else {"metric": self.metric}),
             "counts": torch.tensor([self.step_count, self.metric_count]),
@@ -441,42 +383,3 @@ class OuterLoop:
 def _is_students(name: str, tensor: Tensor) -> bool:
     """Whether a tensor of the state holds one row for each student of this rank."""
     return name.startswith("pool.") and tensor.dim() == 2
-
-
-class _Captured:
-    """A method replayed as a CUDA graph after two warm-up calls; called as it is on other devices."""
-
-    def __init__(self, method: Callable[..., Any], device: torch.device, **given: Any):
-        # Weakly: the loop holds this, and in a circle it would keep its records in memory until a full collection.
-        self.method, self.given, self.device = weakref.WeakMethod(method), given, device
-        self.calls = 0
-        self.graph: Any = None
-        self.result: Any = None  # where every replay leaves it
-
-    def __call__(self) -> Any:
-        if self.device.type != "cuda":
-            return self._call()
-        if self.graph is None:
-            self.calls += 1
-            if self.calls <= 2:  # cuBLAS and the allocator settle before anything is captured
-                return self._call()
-            self.graph = torch.cuda.CUDAGraph()
-            torch.cuda.synchronize(self.device)
-            # on this device: what torch would choose by itself is a stream of the current one
-            with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(self.device)):
-                self.result = self._call()
-        self.graph.replay()
-        return self.result
-
-    def _call(self) -> Any:
-        method = self.method()
-        assert method is not None
-        return method(**self.given)
-
-
-def project_to_simplex(a: Tensor) -> Tensor:
-    """The nearest probabilities to each row of `a` (n, k) (Duchi et al., 2008, figure 1)."""
-    u = a.sort(-1, descending=True).values
-    excess = (u.cumsum(-1) - 1) / torch.arange(1, a.shape[-1] + 1, device=a.device, dtype=a.dtype)
-    support = (u > excess).sum(-1, keepdim=True)
-    return (a - excess.gather(-1, support - 1)).clamp_min_(0.0)

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minari_distill.config import GENERAL_RECIPE, INFINITE_FIELDS, StudentRecipe, check_seed, check_whole
+from minari_distill.checks import check_seed, check_whole
 from minari_distill.devices import resolve_device
 from minari_distill.errors import ConfigError, DatasetError, did_you_mean
 from minari_distill.files import write_atomically
@@ -31,6 +31,7 @@ from minari_distill.infinite import parameters, regress
 from minari_distill.inner.loop import InnerLoop
 from minari_distill.networks import Architecture, apply_head, fold_metric, forward, initialize
 from minari_distill.policy_module import to_onnx, to_torchscript
+from minari_distill.recipe import GENERAL_RECIPE, INFINITE_FIELDS, StudentRecipe
 from minari_distill.spaces import SpaceCodec
 from minari_distill.units import Units
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minari_distill import layout
-from minari_distill.config import DistillConfig, StudentRecipe
+from minari_distill.config import DistillConfig
 from minari_distill.errors import SynsetError
 from minari_distill.files import building_folder
+from minari_distill.recipe import StudentRecipe
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.targets import notes_in, refuse_folder, register_namespace, resolve_target

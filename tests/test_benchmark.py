@@ -27,14 +27,16 @@ from minari_distill.benchmark.rows import SCHEMA, apart, collect, with_fractions
 from minari_distill.benchmark.run import missing, read_cell, run_cells
 from minari_distill.benchmark.score import teacher_file
 from minari_distill.cli import app
-from minari_distill.config import GENERAL_RECIPE, NETWORK_SETTINGS, PRESETS, DistillConfig
+from minari_distill.config import NETWORK_SETTINGS, DistillConfig
 from minari_distill.distill import distill
 from minari_distill.errors import ConfigError
 from minari_distill.inner import loop
 from minari_distill.inner.optimizers import Adam, Momentum, Sgd
 from minari_distill.networks import Architecture, forward, initialize
 from minari_distill.plots import render_strip
+from minari_distill.presets import PRESETS
 from minari_distill.progress import silent
+from minari_distill.recipe import GENERAL_RECIPE
 from minari_distill.teachers import TEACHER_SETTINGS, NetworkTeacher, save_teacher
 from minari_distill.transitions import EMBEDDED_ID
 from minari_distill.units import Units

@@ -14,7 +14,7 @@ import typer
 
 import minari_distill as md
 from minari_distill.cli import app
-from minari_distill.config import PRESETS
+from minari_distill.presets import PRESETS
 from tools.docs_hooks import (
     OTHER_MODULES,
     public_names,

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 import minari_distill as md
 from minari_distill.cli import app
-from minari_distill.config import StudentRecipe
 from minari_distill.errors import ConfigError
 from minari_distill.expand import RECIPE, expand
 from minari_distill.hub.card import write_card
+from minari_distill.recipe import StudentRecipe
 from minari_distill.show.facts import facts
 from tests.conftest import PENDULUM_ACTIONS, PENDULUM_OBSERVATIONS
 from tests.synsets import make_synset

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from minari_distill.config import StudentRecipe
 from minari_distill.inner import InnerLoop
 from minari_distill.networks import Architecture, initialize
 from minari_distill.outer import OuterLoop
+from minari_distill.recipe import StudentRecipe
 from tests.test_outer import problem, small
 
 pytestmark = [
@@ -137,7 +137,7 @@ def test_long_and_wide_fits_the_budget():
     loop = OuterLoop(*_at_256(), config, CUDA)
     loop.step()
     assert torch.cuda.max_memory_allocated() < 24e9
-    assert int(loop.skipped) == 0
+    assert int(loop.update.skipped) == 0
 
 
 def _at_256():

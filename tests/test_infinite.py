@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import minari_distill as md
-from minari_distill.config import GENERAL_RECIPE, StudentRecipe, make_config
+from minari_distill.config import make_config
 from minari_distill.errors import ConfigError, Diverged
 from minari_distill.infinite import regress, tangent_kernel
 from minari_distill.inner.kernel import infinite_meta_gradient
 from minari_distill.networks import Architecture, forward
 from minari_distill.outer import OuterLoop
+from minari_distill.recipe import GENERAL_RECIPE, StudentRecipe
 from minari_distill.students import train_students
 from minari_distill.team import Team
 from tests.synsets import make_synset

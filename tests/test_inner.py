@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from benchmarks import autograd_reference
-from minari_distill.config import StudentRecipe
 from minari_distill.inner import InnerLoop
 from minari_distill.inner.mlp import Passes
 from minari_distill.networks import Architecture, forward, initialize, views
+from minari_distill.recipe import StudentRecipe
 
 OBS, ACT, N = 5, 3, 12
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from minari_distill.config import StudentRecipe
 from minari_distill.inner import InnerLoop
+from minari_distill.recipe import StudentRecipe
 
 
 def test_t_1000_and_16_students_fit_24_gb_by_arithmetic():

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import minari_distill as md
-from minari_distill.config import GENERAL_RECIPE
 from minari_distill.errors import ConfigError, SynsetError, TeacherError
 from minari_distill.loading import load_synset
 from minari_distill.metric import input_metric
 from minari_distill.networks import Architecture, fold_metric, forward, initialize, views
 from minari_distill.outer import OuterLoop
 from minari_distill.pose import fit_to, pose
+from minari_distill.recipe import GENERAL_RECIPE
 from minari_distill.runs import Run
 from minari_distill.students import train_students
 from minari_distill.teachers.function_teacher import FunctionTeacher

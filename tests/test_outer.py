@@ -8,14 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minari_distill.config import GENERAL_RECIPE, make_config
+from minari_distill.config import make_config
 from minari_distill.draws import fresh_students
 from minari_distill.errors import ConfigError, Diverged
 from minari_distill.initializers import initial_indices
 from minari_distill.inner import InnerLoop
 from minari_distill.networks import Architecture, forward
 from minari_distill.objectives import Labels, av_pbc, dbc, pbc
-from minari_distill.outer import OuterLoop, Problem, project_to_simplex
+from minari_distill.outer import OuterLoop, Problem
+from minari_distill.outer_update import project_to_simplex
+from minari_distill.recipe import GENERAL_RECIPE
 from minari_distill.teachers import settle_teacher
 
 CPU = torch.device("cpu")
@@ -70,7 +72,7 @@ def run(config, steps, loop=None):
 def gradients(loop):
     """H, and ∂H/∂S, ∂H/∂A, ∂H/∂D of the next step, which is not taken."""
     taken = []
-    loop._update = lambda *g: taken.extend(g)
+    loop.update.step = lambda *g, **steps: taken.extend(g)
     loop.step()
     return (loop.loss_sum.clone(), *taken)
 
@@ -184,7 +186,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_counted_and_then_reported():
     loop = OuterLoop(p, S, A, small(), CPU)
     run(None, 3, loop)
     assert torch.equal(loop.S, S) and torch.equal(loop.A, A)
-    assert int(loop.skipped) == 3
+    assert int(loop.update.skipped) == 3
     loop.read_loss()
     run(None, 17, loop)
     with pytest.raises(Diverged, match=r"20 steps in a row, up to step 20.*lower inner_lr"):
@@ -199,7 +201,7 @@ def test_the_loss_that_is_told_is_of_the_finite_steps():
     mean = float(loop.loss_sum) / 3
     p.target.fill_(math.nan)
     run(None, 1, loop)
-    assert int(loop.skipped) == 1 and loop.read_loss() == pytest.approx(mean)
+    assert int(loop.update.skipped) == 1 and loop.read_loss() == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("pool", [0, 1, 2, 3, 10])
@@ -231,7 +233,7 @@ def test_a_batch_without_weight_moves_nothing(clip):
     p, S, A = problem()
     p.weight.zero_()
     loop = run(None, 2, OuterLoop(p, S, A, small(outer_clip=clip), CPU))
-    assert torch.equal(loop.S, S) and torch.equal(loop.A, A) and int(loop.skipped) == 0
+    assert torch.equal(loop.S, S) and torch.equal(loop.A, A) and int(loop.update.skipped) == 0
 
 
 def test_norm_clip_holds_the_joint_gradient_to_its_bound():

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from minari_distill import plots
 from minari_distill.cli import app
-from minari_distill.config import StudentRecipe
+from minari_distill.recipe import StudentRecipe
 from minari_distill.show.cli import sparkline
 from minari_distill.show.facts import facts
 from minari_distill.show.figures import draw_figures, source_at_hand

@@ -9,9 +9,10 @@ from gymnasium import spaces
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from minari_distill.config import GENERAL_RECIPE, DistillConfig, StudentRecipe, make_config
+from minari_distill.config import DistillConfig, make_config
 from minari_distill.errors import ConfigError, DatasetError
 from minari_distill.networks import Architecture, forward, initialize
+from minari_distill.recipe import GENERAL_RECIPE, StudentRecipe
 from minari_distill.spaces import SpaceCodec
 from minari_distill.students import (
     Policy,

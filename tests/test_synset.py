@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from minari_distill import layout
-from minari_distill.config import StudentRecipe
 from minari_distill.errors import DatasetError, SynsetError
 from minari_distill.loading import load_synset
+from minari_distill.recipe import StudentRecipe
 from minari_distill.source import Source
 from minari_distill.spaces import SpaceCodec
 from minari_distill.transitions import load_transitions

@@ -1,6 +1,6 @@
 """What MkDocs calls while it builds the site.
 
-Settings   The tables of settings are read from `config.py`: names, defaults, presets, and the comments beside them.
+Settings   The tables of settings are read from the source: names, defaults, presets, and the comments beside them.
 Formulas   TeX between dollar signs becomes MathML, which browsers draw by themselves: no script, no fonts to fetch.
 Coverage   The build fails if a public name of the package has no place in the API pages.
 
@@ -23,6 +23,7 @@ COMMAND_LINE = re.compile(r"__main__|(\w+_)?cli|completion|terminal")
 
 OTHER_MODULES = "<!-- the modules that no other page names -->"
 SETTINGS = re.compile(r"^<!-- settings of (\w+) -->$", re.M)
+_SETTINGS_IN = {"DistillConfig": "config.py", "StudentRecipe": "recipe.py"}
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.S)
 _anchors: set[str] = set()
@@ -106,16 +107,10 @@ def settings_tables(class_name: str) -> str:
     Raises:
         ValueError: A field has no comment.
     """
-    text = (PACKAGE / "config.py").read_text()
+    text = (PACKAGE / _SETTINGS_IN[class_name]).read_text()
     lines = text.splitlines()
-    tree = ast.parse(text)
-    (node,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
-    (presets,) = (
-        n.value
-        for n in tree.body
-        if isinstance(n, ast.AnnAssign) and getattr(n.target, "id", "") == "PRESETS" and n.value
-    )
-    changed = _preset_values(presets, text) if class_name == "DistillConfig" else {}
+    (node,) = (n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == class_name)
+    changed = _preset_values() if class_name == "DistillConfig" else {}
     columns = [name for name in changed if name != "default"]
     head = [*["setting", "default", *columns, "meaning"]]
     rule = _row(head) + _row(["---"] * len(head))
@@ -135,8 +130,14 @@ def settings_tables(class_name: str) -> str:
     return out
 
 
-def _preset_values(presets: ast.expr, text: str) -> dict[str, dict[str, str]]:
+def _preset_values() -> dict[str, dict[str, str]]:
     """Name of a preset → name of a setting → its value, as the source writes it."""
+    text = (PACKAGE / "presets.py").read_text()
+    (presets,) = (
+        n.value
+        for n in ast.parse(text).body
+        if isinstance(n, ast.AnnAssign) and getattr(n.target, "id", "") == "PRESETS" and n.value
+    )
     return {
         ast.literal_eval(preset): {
             ast.literal_eval(k): _code(v, text) for k, v in zip(d.keys, d.values, strict=True)

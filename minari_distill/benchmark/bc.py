@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from minari_distill.config import GENERAL_RECIPE
+from minari_distill.recipe import GENERAL_RECIPE
 from minari_distill.students import Policy, train_students
 from minari_distill.transitions import Transitions
 

@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minari_distill.config import GENERAL_RECIPE, check_seed, make_config, unchecked_settings
+from minari_distill.checks import check_seed
+from minari_distill.config import make_config, unchecked_settings
 from minari_distill.errors import ConfigError, did_you_mean
 from minari_distill.objectives import OBJECTIVES
+from minari_distill.recipe import GENERAL_RECIPE
 
 BASELINES = ["random", "relabelled"]
 PROTOCOLS = ["recipe", "general"]

@@ -21,7 +21,7 @@ import torch
 from minari_distill import __version__
 from minari_distill.benchmark.bc import clone_all
 from minari_distill.benchmark.cells import Cell, Reading
-from minari_distill.config import StudentRecipe, make_config
+from minari_distill.config import make_config
 from minari_distill.devices import resolve_device
 from minari_distill.distill import distill
 from minari_distill.errors import ConfigError, TeacherError
@@ -30,6 +30,7 @@ from minari_distill.expand import expand
 from minari_distill.loading import load_synset
 from minari_distill.objectives import needs_teacher
 from minari_distill.progress import Progress, Report
+from minari_distill.recipe import StudentRecipe
 from minari_distill.students import Policy, behavior_clone, resolve_recipe
 from minari_distill.synset import Synset
 from minari_distill.teachers import TEACHER_SETTINGS, learn_teacher, load_teacher, save_teacher

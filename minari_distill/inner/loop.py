@@ -16,10 +16,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minari_distill.config import StudentRecipe
 from minari_distill.inner.mlp import Parameters, Passes, Record
 from minari_distill.inner.optimizers import Adam, Sgd, inner_optimizer
 from minari_distill.networks import Architecture
+from minari_distill.recipe import StudentRecipe
 
 # Of the parameters and the results, and of the hidden layers with their matrix products.
 WIDE = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}

@@ -19,8 +19,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minari_distill.config import StudentRecipe
 from minari_distill.errors import ConfigError
+from minari_distill.recipe import StudentRecipe
 
 
 class Sgd:

@@ -16,10 +16,10 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from minari_distill import plots
-from minari_distill.config import StudentRecipe
 from minari_distill.errors import HubError
 from minari_distill.hub.card import CardKept
 from minari_distill.plots import render_strip
+from minari_distill.recipe import StudentRecipe
 from minari_distill.source import Source
 from minari_distill.synset import Synset
 from tests.hub.sample import CLIENTS_OWN_WARNINGS, METADATA, NAME, PENDULUM, REPO, edit, hopper, pendulum

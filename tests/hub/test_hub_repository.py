@@ -11,11 +11,11 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from minari_distill.config import StudentRecipe
 from minari_distill.errors import HubError
 from minari_distill.expand import expand
 from minari_distill.hub.upload import default_name
 from minari_distill.loading import load_synset
+from minari_distill.recipe import StudentRecipe
 from minari_distill.source import Source
 from tests.hub.sample import ADDRESS, CLIENTS_OWN_WARNINGS, NAME, REPO, clients, forget, listing, pendulum
 from tests.hub_server import HubServer
