@@ -68,7 +68,7 @@ def children(process):
 def test_two_ranks_equal_one_with_twice_the_students(tmp_path, pool):
     """Same synset up to the order of floating-point sums."""
     process = torchrun(tmp_path / "run", student_pool=pool)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     alone = md.distill(EMBEDDED_ID, report=lambda p: None, **SETTINGS | {"student_pool": pool})
     together = md.load_synset("me/team-v0")
@@ -87,11 +87,11 @@ def test_a_team_resumes_what_it_began(tmp_path):
         time.sleep(0.05)
     for child in children(process):
         os.kill(child, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "Stopped after" in output
     process = torchrun(tmp_path / "run", "--resume", **changes)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     alone = md.distill(EMBEDDED_ID, report=lambda p: None, **SETTINGS | changes)
     assert md.load_synset("me/team-v0").metadata["held_out_loss"] == pytest.approx(
@@ -107,7 +107,7 @@ def test_a_lost_rank_ends_all_with_the_way_on(tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     os.kill(children(process)[-1], signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "start the same command again with --resume" in " ".join(output.split())
 
@@ -115,7 +115,7 @@ def test_a_lost_rank_ends_all_with_the_way_on(tmp_path):
 def test_more_ranks_than_students_is_refused(tmp_path):
     """With a number of students that works."""
     process = torchrun(tmp_path / "run", n_students=1)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "n_students=1 cannot be shared by 2 processes" in " ".join(output.split())
     assert not (tmp_path / "run").exists()  # so that the same command with n_students=2 begins it
@@ -152,7 +152,7 @@ with joined(silence=timedelta(seconds=5)) as team:
         [*command, "--nproc-per-node=2", str(tmp_path / "waits.py")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )
     assert done.returncode == 0 and done.stdout.count("told") == 2, done.stderr
