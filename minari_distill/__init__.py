@@ -15,8 +15,9 @@ from minari_distill.evaluate import Evaluation, Score, evaluate
 from minari_distill.expand import expand
 from minari_distill.gallery import gallery
 from minari_distill.loading import load_synset
+from minari_distill.policy import Policy, load_policy
 from minari_distill.recipe import GENERAL_RECIPE, StudentRecipe
-from minari_distill.students import Policy, behavior_clone, load_policy
+from minari_distill.students import behavior_clone
 from minari_distill.synset import Synset
 from minari_distill.teachers import Teacher, load_teacher, save_teacher
 from minari_distill.transitions import Transitions, load_transitions

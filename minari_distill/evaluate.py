@@ -16,9 +16,9 @@ import numpy as np
 from minari_distill.checks import check_seed, check_whole
 from minari_distill.env_specs import read_env_spec
 from minari_distill.errors import ConfigError, EnvironmentUnavailable
+from minari_distill.policy import Policy
 from minari_distill.progress import Progress, Report, silent
 from minari_distill.spaces import SpaceCodec
-from minari_distill.students import Policy
 from minari_distill.teachers import Teacher, as_read
 from minari_distill.transitions import Source
 

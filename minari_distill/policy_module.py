@@ -25,7 +25,7 @@ from minari_distill.spaces import SpaceCodec
 from minari_distill.units import Units
 
 if TYPE_CHECKING:
-    from minari_distill.students import Policy
+    from minari_distill.policy import Policy
 
 
 class PolicyModule(nn.Module):

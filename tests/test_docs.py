@@ -127,7 +127,7 @@ def test_a_missing_name_is_noticed(tmp_path):
     """A page with one module covers that module alone, a package with its submodules if told so."""
     (tmp_path / "page.md").write_text("::: minari_distill.outer\n")
     assert "minari_distill.outer.OuterLoop" in written(tmp_path)
-    assert "minari_distill.students.Policy" in undocumented(written(tmp_path))
+    assert "minari_distill.policy.Policy" in undocumented(written(tmp_path))
     (tmp_path / "page.md").write_text("::: minari_distill.inner\n    options:\n      show_submodules: true\n")
     assert "minari_distill.inner.loop.InnerLoop" in written(tmp_path)
     (tmp_path / "page.md").write_text("::: minari_distill.inner\n")

@@ -25,8 +25,8 @@ from minari_distill.errors import (
     SynsetError,
     TeacherError,
 )
+from minari_distill.policy import Policy
 from minari_distill.progress import silent
-from minari_distill.students import Policy
 from minari_distill.teachers import Teacher
 from tests.conftest import write_dataset
 

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 import minari_distill as md
 from minari_distill.errors import ConfigError
 from minari_distill.networks import Architecture, initialize
+from minari_distill.policy import Policy
 from minari_distill.recipe import StudentRecipe
 from minari_distill.spaces import SpaceCodec
-from minari_distill.students import Policy
 from minari_distill.teachers import Teacher, load_teacher
 from minari_distill.units import Units
 from tests.synsets import make_synset

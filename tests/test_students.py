@@ -12,16 +12,10 @@ from safetensors.torch import load_file, save_file
 from minari_distill.config import DistillConfig, make_config
 from minari_distill.errors import ConfigError, DatasetError
 from minari_distill.networks import Architecture, forward, initialize
+from minari_distill.policy import Policy
 from minari_distill.recipe import GENERAL_RECIPE, StudentRecipe
 from minari_distill.spaces import SpaceCodec
-from minari_distill.students import (
-    Policy,
-    _batches,
-    behavior_clone,
-    make_optimizer,
-    resolve_recipe,
-    train_students,
-)
+from minari_distill.students import _batches, behavior_clone, make_optimizer, resolve_recipe, train_students
 from minari_distill.units import Units
 from tests.synsets import make_synset
 

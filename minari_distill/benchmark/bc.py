@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import torch
 
+from minari_distill.policy import Policy
 from minari_distill.recipe import GENERAL_RECIPE
-from minari_distill.students import Policy, train_students
+from minari_distill.students import train_students
 from minari_distill.transitions import Transitions
 
 

@@ -29,9 +29,10 @@ from minari_distill.evaluate import Evaluation, TeacherPolicy, evaluate
 from minari_distill.expand import expand
 from minari_distill.loading import load_synset
 from minari_distill.objectives import needs_teacher
+from minari_distill.policy import Policy
 from minari_distill.progress import Progress, Report
 from minari_distill.recipe import StudentRecipe
-from minari_distill.students import Policy, behavior_clone, resolve_recipe
+from minari_distill.students import behavior_clone, resolve_recipe
 from minari_distill.synset import Synset
 from minari_distill.teachers import TEACHER_SETTINGS, learn_teacher, load_teacher, save_teacher
 from minari_distill.transitions import load_transitions
