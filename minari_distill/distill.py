@@ -135,7 +135,7 @@ def distill(
                 run.keep_teacher(given)
 
             with run.teacher_time():
-                team.first_alone(learn, device, should_stop)
+                team.first_alone(learn, should_stop)
             given = run.teacher() if team.rank else given
         chosen = None if given is None else given.to(device)
 
@@ -210,7 +210,7 @@ def _distil(outer: OuterLoop, run: Run, report: Report, should_stop: Callable[[]
     if run.best is None:
         run.note(outer, None, outer.held_out_loss())
     began, first, before = time.perf_counter(), outer.step_count, run.seconds
-    while outer.step_count < config.outer_steps and not outer.team.any(should_stop(), outer.device):
+    while outer.step_count < config.outer_steps and not outer.team.any(should_stop()):
         outer.step()
         done, last = outer.step_count, outer.step_count == config.outer_steps
         if done % config.validate_every == 0 or last:

@@ -20,6 +20,8 @@ class Team:
         dist = torch.distributed
         running = dist.is_available() and dist.is_initialized()
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
+        # a group that somebody else began may know GPUs alone
+        self._asked_on = "cuda" if running and "cpu:" not in dist.get_backend_config() else "cpu"
 
     def share(self, n_students: int) -> range:
         """The students of this rank; consecutive, and every rank has at least one.
@@ -57,29 +59,30 @@ class Team:
             t.copy_(flat[at : at + t.numel()].view_as(t))
             at += t.numel()
 
-    def votes(self, flags: Sequence[bool], device: torch.device) -> list[bool]:
-        """For each flag, whether it is up on any rank; all get the same answer."""
+    def votes(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag, whether it is up on any rank; all get the same answer.
+
+        Counted on the CPU where the group can: the host of a GPU then goes on without waiting for it.
+        """
         if self.size == 1:
             return list(flags)
-        counted = torch.tensor([float(flag) for flag in flags], device=device)
+        counted = torch.tensor([float(flag) for flag in flags], device=self._asked_on)
         self.sum(counted)
         return [n > 0 for n in counted.tolist()]
 
-    def any(self, flag: bool, device: torch.device) -> bool:
+    def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank; all get the same answer."""
-        return self.votes([flag], device)[0]
+        return self.votes([flag])[0]
 
     def first_alone(
         self,
         work: Callable[[Callable[[], bool]], None],
-        device: torch.device,
         should_stop: Callable[[], bool],
     ) -> None:
         """Rank 0 does `work`, and asks what it is given about once a second; the others wait, for hours if need be.
 
         Args:
             work: Its argument says whether `should_stop` does, on any rank.
-            device: Where votes are counted.
             should_stop: Of this rank.
 
         Raises:
@@ -88,19 +91,19 @@ class Team:
         if self.rank:
             done = failed = False
             while not (done or failed):
-                _, done, failed = self.votes([should_stop(), False, False], device)
+                _, done, failed = self.votes([should_stop(), False, False])
             if failed:
                 raise TeamError(
                     f"Rank {self.rank} of {self.size}: the first rank ended, and its message says why."
                 )
             return
         try:
-            work(lambda: self.votes([should_stop(), False, False], device)[0])
+            work(lambda: self.votes([should_stop(), False, False])[0])
         except BaseException:
             with suppress(TeamError):  # or another rank is gone, and cannot be told
-                self.votes([False, False, True], device)
+                self.votes([False, False, True])
             raise
-        self.votes([False, True, False], device)
+        self.votes([False, True, False])
 
 
 @contextmanager
