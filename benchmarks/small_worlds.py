@@ -121,7 +121,8 @@ SETTINGS: dict[str, Any] = {
     "n_syn": 64,
     "objective": "pbc",  # a sparse reward makes q, and so Av-PBC's weight, nearly nothing far from the goal
     "outer_steps": 500,
-    "hidden_width": 256,  # with the next four: students that nothing was tuned for
+    "metric_share": 0.0,  # with the next five: students that nothing was tuned for
+    "hidden_width": 256,
     "inner_lr": 1e-3,
     "inner_steps": 1000,
     "student_widening": 1,

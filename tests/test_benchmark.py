@@ -499,6 +499,16 @@ def test_means_are_over_the_same_datasets_only():
     assert "| teacher | 80.0 ± 1.0 (100 %) | 60.0 ± 1.0 (100 %) | 70.0 (100 %) |" in text
 
 
+def test_a_table_is_of_the_size_that_most_synsets_have():
+    """One synset of 1024 pairs among two of 256 stands in the table of sizes alone; of one each the larger size is shown."""
+    rows = with_fractions(
+        [row("av_pbc", 40.0), row("av_pbc", 60.0, dataset="d/two-v0"), row("av_pbc", 50.0, n_syn=1024)]
+    )
+    assert "256 pairs" in tables.objectives_table(rows) and "50.0 ± 1.0" not in tables.objectives_table(rows)
+    assert "| 256 | 1024 |" in tables.sizes_table(rows)
+    assert "1024 pairs" in tables.objectives_table([rows[0], rows[2]])
+
+
 def test_the_longer_side_of_a_table_goes_down():
     """Two datasets and one method are two lines and two columns; combined datasets can break at their plus."""
     rows = [row("av_pbc", 40.0, dataset="d/a-v0+d/b-v0"), row("av_pbc", 60.0, dataset="d/two-v0")]

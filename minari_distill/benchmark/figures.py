@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minari_distill.benchmark.cells import PROTOCOLS
-from minari_distill.benchmark.tables import at_largest_size, method_name, method_order, score_of
+from minari_distill.benchmark.tables import at_main_size, method_name, method_order, score_of
 from minari_distill.errors import ConfigError
 from minari_distill.files import write_atomically
 from minari_distill.loading import load_synset
@@ -91,7 +91,7 @@ def objectives_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path
     Returns:
         The file, or None where the rows hold nothing to compare for this dataset.
     """
-    here = [r for r in at_largest_size(r for r in rows if r["group"] == "main") if r["dataset"] == dataset]
+    here = [r for r in at_main_size(r for r in rows if r["group"] == "main") if r["dataset"] == dataset]
     bars: dict[str, dict[str, dict[str, Any]]] = {}
     teachers: dict[str, float] = {}
     for row in sorted((r for r in here if r["protocol"] in PROTOCOLS), key=method_order):
@@ -105,11 +105,11 @@ def objectives_figure(rows: Sequence[dict[str, Any]], dataset: str, folder: Path
             teachers[name] = row["teacher_mean"]
     if len(bars) < 2:
         return None
-    largest = max(r["n_syn"] for r in here if r["n_syn"])
+    (size,) = {r["n_syn"] for r in here if r["n_syn"]}
     return returns_by_objective(
         bars,
         f"score ({here[0]['unit']})",
-        f"{dataset}: {largest} pairs",
+        f"{dataset}: {size} pairs",
         folder / f"objectives-{_slug(dataset)}.png",
         teachers=teachers,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -53,7 +54,7 @@ def all_tables(rows: Sequence[Row]) -> dict[str, str]:
 
 def objectives_table(rows: Sequence[Row]) -> str:
     """Table 1: objectives beside random pairs, relabelled pairs, BC on all data and the teacher."""
-    main = at_largest_size(r for r in rows if r["group"] == "main")
+    main = at_main_size(r for r in rows if r["group"] == "main")
     parts = []
     for protocol in PROTOCOLS:
         chosen = [r for r in main if r["protocol"] in (protocol, "bc", "teacher")]
@@ -68,9 +69,7 @@ def students_table(rows: Sequence[Row]) -> str:
     for group, variants in (("architectures", list(ARCHITECTURES)), ("optimizers", list(OPTIMIZERS))):
         for protocol in PROTOCOLS:
             chosen = [
-                r
-                for r in at_largest_size(r for r in rows if r["group"] == group)
-                if r["protocol"] == protocol
+                r for r in at_main_size(r for r in rows if r["group"] == group) if r["protocol"] == protocol
             ]
             if chosen:
                 parts.append(
@@ -86,7 +85,7 @@ def students_table(rows: Sequence[Row]) -> str:
 
 def ensembles_table(rows: Sequence[Row]) -> str:
     """Table 3: one student beside averaging ensembles, on the same synsets."""
-    ensembles = at_largest_size(r for r in rows if r["group"] == "ensembles")
+    ensembles = at_main_size(r for r in rows if r["group"] == "ensembles")
     if not ensembles:
         return ""
     read = {_synset(r) for r in ensembles}
@@ -103,7 +102,7 @@ def cost_table(rows: Sequence[Row]) -> str:
     """Table 4: steps and seconds to train students, on a synset and on all data, and what the synset took."""
     chosen = [
         r
-        for r in at_largest_size(r for r in rows if r["group"] == "main")
+        for r in at_main_size(r for r in rows if r["group"] == "main")
         if r["protocol"] in (*PROTOCOLS, "bc") and r["method"] not in ("random", "relabelled")
     ]
     if not any(r["protocol"] in PROTOCOLS for r in chosen):
@@ -156,7 +155,7 @@ def sizes_table(rows: Sequence[Row]) -> str:
 
 def expanded_table(rows: Sequence[Row]) -> str:
     """Table 6: networks taught by the pairs' own students, beside these and those taught by the pairs."""
-    expanded = at_largest_size(r for r in rows if r["group"] == "expanded")
+    expanded = at_main_size(r for r in rows if r["group"] == "expanded")
     if not expanded:
         return ""
     read = {_synset(r) for r in expanded}
@@ -174,11 +173,12 @@ def expanded_table(rows: Sequence[Row]) -> str:
 # ------------------------------------------------------------------------------------------- a score
 
 
-def at_largest_size(rows: Any) -> list[Row]:
-    """Rows at the largest size of the benchmark, and those that have none."""
+def at_main_size(rows: Any) -> list[Row]:
+    """Rows at the size that most have, of several such the largest, and rows that have none."""
     rows = list(rows)
-    largest = max((r["n_syn"] for r in rows if r["n_syn"]), default=None)
-    return [r for r in rows if r["n_syn"] in (None, largest)]
+    sizes = Counter(r["n_syn"] for r in rows if r["n_syn"])
+    main = max(sizes, key=lambda n: (sizes[n], n), default=None)
+    return [r for r in rows if r["n_syn"] in (None, main)]
 
 
 def score_of(rows: Sequence[Row]) -> Score:
