@@ -89,8 +89,12 @@ def distill(
     ] = None,
     n_syn: Annotated[int | None, typer.Option(help="Number of synthetic pairs.")] = None,
     preset: Annotated[
-        str, typer.Option(help="default, infinite, quick or paper.", autocompletion=completion.presets)
-    ] = "default",
+        str | None,
+        typer.Option(
+            help="default, infinite, quick or paper. Default: default.",
+            autocompletion=completion.presets,
+        ),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -102,8 +106,10 @@ def distill(
         list[str] | None, typer.Option(help="An observation part to leave out; may be repeated.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, or float64 for a float64 dataset.")] = "float32",
-    seed: Annotated[int, typer.Option(help="Same seed, same synset, on one device.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[
+        int | None, typer.Option(help="Same seed, same synset, on one device. Default: 0.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. Default: auto.")] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(

@@ -16,7 +16,10 @@ from pathlib import Path
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` beside `path`, flush it to disk, then rename: no reader ever sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    except OSError as fault:  # which names the temporary file
+        raise OSError(fault.errno, fault.strerror, str(path)) from fault
     try:
         with os.fdopen(handle, "wb") as file:
             os.fchmod(handle, _mode(path))  # a temporary file is its owner's alone

@@ -125,9 +125,6 @@ class SettingsCommand(TyperCommand):
             raise
 
 
-_FILLED = ("preset", "seed", "device")
-
-
 def parse_settings(pairs: list[str] | None, **given: Any) -> dict[str, Any]:
     """`--set name=value` pairs and the options that were given; values are JSON where they can be."""
     settings = {name: value for name, value in given.items() if value is not None}
@@ -139,10 +136,7 @@ def parse_settings(pairs: list[str] | None, **given: Any) -> dict[str, Any]:
             value = json.loads(text)
         except json.JSONDecodeError:
             value = _number_or_text(text)
-        filled = (
-            getattr(DistillConfig, name) if name in _FILLED else None
-        )  # by the command line, if nobody typed it
-        if given.get(name) not in (None, value, filled):
+        if given.get(name) not in (None, value):
             raise ConfigError(
                 f"--{name.replace('_', '-')} {given[name]} and --set {pair} are given: leave one of them out."
             )

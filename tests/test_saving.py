@@ -272,6 +272,11 @@ def test_a_new_file_has_the_mode_that_the_user_gives_new_files(tmp_path: Path, u
     assert old.stat().st_mode & 0o777 == 0o640
 
 
+def test_a_place_that_takes_no_files_names_the_file_that_was_asked_for():
+    with pytest.raises(OSError, match="'/proc/policy.pt'$"):
+        files.write_atomically(Path("/proc/policy.pt"), b"1")
+
+
 def test_another_folder_s_leftovers_are_left_alone(tmp_path: Path):
     """ "hopper" is being built while "hopper.v2" is."""
     other = tmp_path / ".hopper.v2.1234.partial"

@@ -6,6 +6,7 @@ A method is a `Trainer` in its own file; add yours to `TRAINERS`, to `DISCRETE_T
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -128,16 +129,18 @@ def learn_teacher(
 def estimate_seconds(transitions: Transitions, config: DistillConfig, *, seconds: float = 1.0) -> float:
     """How long `learn_teacher` will take on this machine at most, from the steps that `seconds` allow.
 
-    The very first steps, which pay for fresh memory and the libraries' own start, are not counted.
+    The very first steps, which pay for fresh memory and the libraries' own start, are not counted; of the others the median
+    is taken, since on busy cores single ones wait for long.
     """
     trainer = make_trainer(transitions, config)
     trainer.cost_as_late()
     trainer.advance(2)
-    started, n_steps = time.perf_counter(), 0
-    while (spent := time.perf_counter() - started) < seconds:
+    spent: list[float] = []
+    while not spent or sum(spent) < seconds:
+        began = time.perf_counter()
         trainer.advance(1)
-        n_steps += 1
-    return spent / n_steps * trainer.total_steps
+        spent.append(time.perf_counter() - began)
+    return statistics.median(spent) * trainer.total_steps
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
