@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import autograd_reference
-from minari_distill.inner import InnerLoop
+from minari_distill.inner import InnerLoop, mlp
 from minari_distill.inner.mlp import Passes
 from minari_distill.networks import Architecture, forward, initialize, views
 from minari_distill.recipe import StudentRecipe
@@ -104,6 +104,23 @@ def test_products_joined_in_twos_are_the_products_apart(head, K, layers):
         loop.passes = Passes(arch, K, N, dtype=double, wide=double, device=cpu, joined=joined)
         theta_T = loop.train(theta_0, S, A, steps=7, window=7)
         result.append(loop.meta_gradient(torch.sin(theta_T)))
+    for apart, together in zip(*result, strict=True):
+        assert relative(together, apart) < 1e-12
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_weight_gradients_in_one_batch_are_those_of_each_layer(monkeypatch, layers):
+    """As for one student in bfloat16; in double precision, to 1e-12."""
+    recipe, arch, theta_0, S, A, *_ = make(K=1, optimizer="momentum", hidden_layers=layers)
+    double, cpu = torch.float64, torch.device("cpu")
+    result = []
+    for batched in (False, True):
+        monkeypatch.setattr(mlp, "_batched", lambda *_, batched=batched: batched)
+        loop = InnerLoop(recipe, obs_dim=OBS, act_dim=ACT, n_syn=N, window=7, precision="float64")
+        assert (loop.grad.between is not None) == batched
+        loop.passes = Passes(arch, 1, N, dtype=double, wide=double, device=cpu, joined=True)
+        theta_T = loop.train(theta_0, S, A, steps=7, window=7)
+        result.append((theta_T.clone(), *loop.meta_gradient(torch.sin(theta_T))))
     for apart, together in zip(*result, strict=True):
         assert relative(together, apart) < 1e-12
 

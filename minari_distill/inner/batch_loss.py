@@ -31,10 +31,7 @@ class BatchLoss:
         wide, narrow = WIDE[precision], NARROW[precision]
         self.passes = Passes(arch, K, B, dtype=narrow, wide=wide, device=device)
         self.record = Record.empty(arch, K, B, dtype=narrow, wide=wide, device=device)
-        self.theta, self.grad = (
-            Parameters.of(torch.zeros(K, arch.n_parameters, dtype=narrow, device=device), arch)
-            for _ in range(2)
-        )
+        self.theta, self.grad = (Parameters.zeros(arch, K, dtype=narrow, device=device) for _ in range(2))
         self.obs = torch.ones(K, B, arch.obs_dim + 1, dtype=narrow, device=device)
         self.target = torch.zeros(K, B, arch.act_dim, dtype=wide, device=device)
         self.weight = torch.zeros(K, B, 1, dtype=wide, device=device)
@@ -65,7 +62,7 @@ class BatchLoss:
 
     def obs_gradient(self) -> Tensor:
         """∂H/∂x (K, B, obs_dim) at the states as read, of the `gradient` just taken: δ_1 W_1ᵀ."""
-        return self.record.deltas[0] @ self.theta.weights_T[0]
+        return self.record.deltas[0].x @ self.theta.weights[0].T
 
     def value(self, theta: Tensor) -> Tensor:
         """H of each student (K,)."""

@@ -74,16 +74,15 @@ class InnerLoop:
         with torch.inference_mode():
             self.passes = Passes(self.arch, self.K, n_syn, **both)
             self.tape = [Record.empty(self.arch, self.K, n_syn, **both) for _ in range(self.segment)]
-            room = torch.zeros(self.segment, *shape, **narrow)
-            self.theta = [Parameters.of(row, self.arch) for row in room]
-            self.grad = Parameters.of(torch.zeros(shape, **narrow), self.arch)
+            self.theta = [Parameters.zeros(self.arch, self.K, **narrow) for _ in range(self.segment)]
+            self.grad = Parameters.zeros(self.arch, self.K, **narrow)
             self.optimizer: Sgd | Adam = inner_optimizer(recipe, self.master, self.segment)
             self.S = torch.ones(self.K, n_syn, obs_dim + 1, **narrow)  # the last column stays ones, for b_1
             self.A = torch.zeros(self.K, n_syn, act_dim, **wide)
             if window:
                 self.lam = torch.zeros(shape, **wide)  # Λ = −α ∂H/∂θ
-                self.V = Parameters.of(torch.zeros(shape, **narrow), self.arch)
-                self.hvp = Parameters.of(torch.zeros(shape, **narrow), self.arch)
+                self.V = Parameters.zeros(self.arch, self.K, **narrow)
+                self.hvp = Parameters.zeros(self.arch, self.K, **narrow)
                 self.dS = torch.zeros(self.K, n_syn, obs_dim, **wide)
                 self.dA = torch.zeros(self.K, n_syn, act_dim, **wide)
                 self._saved = [[torch.zeros_like(t) for t in self.state()] for _ in range(segments - 1)]

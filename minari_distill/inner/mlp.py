@@ -20,6 +20,8 @@ where a call costs as much as its work, two are carried out as one product of tw
 
     ż_l = [h ḣ] [V; W] + v,    δ̇ = [δ̇ δ] [W V]ᵀ ⊙ [h > 0],    (∇²L V)_W = [h; ḣ]ᵀ [δ̇; δ]
 
+There too the hᵀδ of all inner layers of one student are one batched product, a core for each.
+
 S comes with a last column of ones, which makes b_1 one more row of W_1. The last layer has few columns, which CPUs'
 product routines are slow at: its hᵀδ is carried out as (δᵀh)ᵀ, in half the time.
 """
@@ -45,11 +47,48 @@ def _bits(x: Tensor) -> Tensor:
     return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
 
 
-def _affine(b: Tensor, h: Tensor, W: Tensor, *, out: Tensor) -> Tensor:
+def _whole(x: Tensor) -> Tensor:
+    """Four bfloat16 as one long integer, where they lie so; other tensors as they are.
+
+    For copies: torch divides more than 32768 numbers among threads, who wait for each other longer than a copy takes.
+    """
+    fours = (*x.stride()[:-1], x.shape[-1], x.storage_offset())
+    return x.view(torch.int64) if x.dtype == torch.bfloat16 and all(s % 4 == 0 for s in fours) else x
+
+
+@dataclass
+class Viewed:
+    """A tensor, and views of it made once: making one costs as much as a small product."""
+
+    x: Tensor
+    T: Tensor
+    bits: Tensor
+    whole: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Viewed:
+        """`x` (K, rows, columns) with its views."""
+        return cls(x, x.mT, _bits(x), _whole(x))
+
+    def take(self, other: Viewed) -> None:
+        """Copy `other` here; its rows may be fewer, and are then repeated."""
+        if self.whole.dtype == other.whole.dtype:
+            self.whole.copy_(other.whole)
+        else:
+            self.x.copy_(other.x)
+
+
+def _affine(b: Viewed, h: Tensor, W: Tensor, *, out: Viewed) -> Tensor:
     """h W + b; which way is faster on a CPU depends on the type."""
-    if out.dtype == torch.bfloat16:
-        return torch.baddbmm(b, h, W, out=out)
-    return torch.bmm(h, W, out=out).add_(b)
+    if out.x.dtype == torch.bfloat16:
+        out.take(b)
+        return out.x.baddbmm_(h, W)
+    return torch.bmm(h, W, out=out.x).add_(b.x)
+
+
+def _batched(arch: Architecture, K: int, dtype: torch.dtype) -> bool:
+    """Whether the weights between hidden layers have their gradient in one product: of equal layers of one student."""
+    return K == 1 and dtype == torch.bfloat16 and len(arch.hidden) > 1 and len(set(arch.hidden)) == 1
 
 
 @dataclass
@@ -57,29 +96,34 @@ class Parameters:
     """A flat parameter vector (K, P) with its layers as views, made once and used at every step."""
 
     flat: Tensor
-    weights: list[Tensor]  # W_l, (K, in, out)
-    weights_T: list[Tensor]  # (K, out, in)
-    biases: list[Tensor]  # b_l, (K, 1, out)
+    weights: list[Viewed]  # W_l, (K, in, out)
+    biases: list[Viewed]  # b_l, (K, 1, out)
     first: Tensor  # [W_1; b_1], (K, obs_dim + 1, out)
+    between: Tensor | None  # W_2 … W_{L-1} as a batch (L-2, width, width), where `_batched`
 
     @classmethod
-    def of(cls, flat: Tensor, arch: Architecture) -> Parameters:
-        """Wrap `flat` (K, P)."""
+    def zeros(cls, arch: Architecture, K: int, *, dtype: torch.dtype, device: torch.device) -> Parameters:
+        """Room for K students, each beginning at a multiple of four numbers."""
+        P = arch.n_parameters
+        flat = torch.zeros(K, -(-P // 4) * 4, dtype=dtype, device=device)[:, :P]
         weights, biases = views(flat, arch)
         i, o = arch.shapes[0]
-        return cls(flat, weights, [W.mT for W in weights], biases, flat[:, : (i + 1) * o].view(-1, i + 1, o))
+        first, between = flat[:, : (i + 1) * o].view(K, i + 1, o), None
+        if _batched(arch, K, dtype):
+            layer = o * o + o
+            inner = flat[0, (i + 1) * o :][: (len(arch.hidden) - 1) * layer]
+            between = inner.view(-1, layer)[:, : o * o].view(-1, o, o)
+        return cls(flat, [Viewed.of(W) for W in weights], [Viewed.of(b) for b in biases], first, between)
 
 
 @dataclass
 class Record:
     """What one gradient leaves behind for its tangent: the tape of one inner step."""
 
-    hidden: list[Tensor]  # h_1 … h_{L-1}, each (K, n, width)
-    hidden_T: list[Tensor]
-    hidden_bits: list[Tensor]
-    deltas: list[Tensor]  # δ_1 … δ_L, each (K, n, out)
-    delta_bits: list[Tensor]
+    hidden: list[Viewed]  # h_1 … h_{L-1}, each (K, n, width)
+    deltas: list[Viewed]  # δ_1 … δ_L, each (K, n, out)
     output: Tensor  # y, (K, n, act_dim), in the wide type
+    between: tuple[Tensor, Tensor] | None  # h_1 … h_{L-2} transposed and δ_2 … δ_{L-1}, as batches
 
     @classmethod
     def empty(
@@ -94,18 +138,19 @@ class Record:
     ) -> Record:
         """Room for one step; reused, since fresh memory would cost a page fault at every step."""
 
-        def room(width: int) -> Tensor:
-            return torch.empty(K, n, width, dtype=dtype, device=device)
+        def room(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.empty(*shape, dtype=dtype, device=device)
 
-        hidden, deltas = [room(w) for w in arch.hidden], [room(o) for _, o in arch.shapes]
-        return cls(
-            hidden,
-            [h.mT for h in hidden],
-            [_bits(h) for h in hidden],
-            deltas,
-            [_bits(d) for d in deltas],
-            torch.empty(K, n, arch.act_dim, dtype=wide, device=device),
-        )
+        between = None
+        if _batched(arch, K, dtype):
+            h, d = (room(len(arch.hidden), n, arch.hidden[0]) for _ in range(2))
+            hidden, deltas = list(h.split(1)), list(d.split(1))
+            between = h[:-1].mT, d[1:]
+        else:
+            hidden, deltas = ([room(K, n, w) for w in arch.hidden] for _ in range(2))
+        deltas.append(room(K, n, arch.act_dim))
+        output = room(K, n, arch.act_dim, dtype=wide)
+        return cls([Viewed.of(h) for h in hidden], [Viewed.of(d) for d in deltas], output, between)
 
     @staticmethod
     def numbers(arch: Architecture, n: int) -> int:
@@ -116,27 +161,23 @@ class Record:
 class _Pair:
     """An activation of the tangent pass and its counterpart on the tape: ḣ with h, or δ̇ with δ.
 
-    `joined`, they lie row by row in one place, (K, n, 2, width), and the tape's is copied there.
+    Joined, they lie row by row in one place, (K, n, 2, width), and the tape's is copied there.
     """
 
-    def __init__(self, shape: tuple[int, int, int], *, at: int, joined: bool, like: Tensor):
-        K, n, width = shape
+    def __init__(self, room: Tensor, *, at: int, joined: bool):
         self.joined = joined
         if joined:
-            room = like.new_empty(K, n, 2, width)
-            self.own, self.taped = room.select(2, at), room.select(2, 1 - at)
+            self.own, self.taped = (Viewed.of(room.select(2, i)) for i in (at, 1 - at))
             self.beside = room.flatten(2)  # (K, n, 2·width)
             self.below = room.flatten(1, 2)  # (K, 2n, width)
             self.below_T = self.below.mT
         else:
-            self.own = like.new_empty(K, n, width)
-            self.own_T = self.own.mT
-        self.own_bits = _bits(self.own)
+            self.own = Viewed.of(room)
 
-    def take(self, taped: Tensor) -> None:
+    def take(self, taped: Viewed) -> None:
         """Bring the tape's activation to its place."""
         if self.joined:
-            self.taped.copy_(taped)
+            self.taped.take(taped)
         else:
             self.taped = taped
 
@@ -172,28 +213,39 @@ class Passes:
             return torch.empty(K, *shape, dtype=dtype, device=device)
 
         self._joined = joined = dtype == torch.bfloat16 if joined is None else joined
-        like = room(0)
-        self._hidden = [_Pair((K, n, w), at=1, joined=joined, like=like) for w in arch.hidden]  # h_l, ḣ_l
-        self._deltas = [_Pair((K, n, o), at=0, joined=joined, like=like) for _, o in arch.shapes]  # δ̇_l, δ_l
+        twice = (2,) if joined else ()
+        self._between: tuple[Tensor, Tensor] | None = None  # as the record's, of both activations
+        if joined and _batched(arch, K, dtype):
+            h, d = (
+                torch.empty(len(arch.hidden), n, 2, arch.hidden[0], dtype=dtype, device=device)
+                for _ in range(2)
+            )
+            self._between = h[:-1].flatten(1, 2).mT, d[1:].flatten(1, 2)
+            hidden, deltas = list(h.split(1)), list(d.split(1))
+        else:
+            hidden, deltas = ([room(n, *twice, w) for w in arch.hidden] for _ in range(2))
+        deltas.append(room(n, *twice, arch.act_dim))
+        self._hidden = [_Pair(h, at=1, joined=joined) for h in hidden]  # h_l, ḣ_l
+        self._deltas = [_Pair(d, at=0, joined=joined) for d in deltas]  # δ̇_l, δ_l
         if joined:  # one place for all layers in turn, which the processor keeps near
             place = room(max(2 * i * o for i, o in arch.shapes))
-            self._below = [place[:, : 2 * i * o].view(K, 2, i, o) for i, o in arch.shapes]  # V_l, W_l
-            self._below_flat = [both.flatten(1, 2) for both in self._below]
-            self._beside = [place[:, : 2 * i * o].view(K, i, 2, o) for i, o in arch.shapes]  # W_l, V_l
-            self._beside_T = [both.flatten(2).mT for both in self._beside]
-        self._head = room(n, arch.act_dim)  # z_L or ż_L as the last product leaves it
+            below = [place[:, : 2 * i * o].view(K, 2, i, o) for i, o in arch.shapes]
+            self._below = [(b.flatten(1, 2), [Viewed.of(x) for x in b.unbind(1)]) for b in below]
+            beside = [place[:, : 2 * i * o].view(K, i, 2, o) for i, o in arch.shapes]
+            self._beside_T = [(b.flatten(2).mT, [Viewed.of(x) for x in b.unbind(2)]) for b in beside]
+        self._head = Viewed.of(room(n, arch.act_dim))  # z_L or ż_L as the last product leaves it
         self._thin = room(arch.act_dim, arch.shapes[-1][0])  # (hᵀδ)ᵀ of the last layer
         self._head_wide, self._slope = (room(n, arch.act_dim, dtype=wide) for _ in range(2))
         self._ones = torch.ones((), dtype=wide, device=device)
 
     def forward(self, theta: Parameters, S: Tensor, tape: Record) -> None:
         """Write h and y into `tape`; S is (K, n, obs_dim + 1), its last column ones."""
-        h = torch.bmm(S, theta.first, out=tape.hidden[0])
-        tape.hidden_bits[0].clamp_min_(0)
+        h = torch.bmm(S, theta.first, out=tape.hidden[0].x)
+        tape.hidden[0].bits.clamp_min_(0)
         for l in range(1, self._last):
-            h = _affine(theta.biases[l], h, theta.weights[l], out=tape.hidden[l])
-            tape.hidden_bits[l].clamp_min_(0)
-        y = tape.output.copy_(_affine(theta.biases[-1], h, theta.weights[-1], out=self._head))
+            h = _affine(theta.biases[l], h, theta.weights[l].x, out=tape.hidden[l])
+            tape.hidden[l].bits.clamp_min_(0)
+        y = tape.output.copy_(_affine(theta.biases[-1], h, theta.weights[-1].x, out=self._head))
         if self.arch.head == "tanh":
             y.tanh_()
         elif self.arch.head == "softmax":
@@ -212,17 +264,18 @@ class Passes:
         """Write ∂L/∂θ into `grad` and δ into `tape`, which holds h and y already."""
         self._head_delta(A, weight, tape)
         for l in range(self._last, 0, -1):
-            delta = tape.deltas[l]
+            delta, back, h = tape.deltas[l], tape.deltas[l - 1], tape.hidden[l - 1]
             if l == self._last:
-                torch.bmm(delta.mT, tape.hidden[l - 1], out=self._thin)
-                grad.weights[l].copy_(self._thin.mT)
-            else:
-                torch.bmm(tape.hidden_T[l - 1], delta, out=grad.weights[l])
-            torch.sum(delta, 1, keepdim=True, out=grad.biases[l])
-            torch.bmm(delta, theta.weights_T[l], out=tape.deltas[l - 1])
-            back = tape.delta_bits[l - 1]
-            _mask(back, tape.hidden_bits[l - 1], 0, grad_input=back)
-        torch.bmm(S.mT, tape.deltas[0], out=grad.first)
+                torch.bmm(delta.T, h.x, out=self._thin)
+                grad.weights[l].x.copy_(self._thin.mT)
+            elif tape.between is None:
+                torch.bmm(h.T, delta.x, out=grad.weights[l].x)
+            torch.sum(delta.x, 1, keepdim=True, out=grad.biases[l].x)
+            torch.bmm(delta.x, theta.weights[l].T, out=back.x)
+            _mask(back.bits, h.bits, 0, grad_input=back.bits)
+        if tape.between is not None:
+            torch.bmm(*tape.between, out=grad.between)
+        torch.bmm(S.mT, tape.deltas[0].x, out=grad.first)
 
     def tangent(
         self,
@@ -241,17 +294,17 @@ class Passes:
         for l, h in enumerate(self._hidden):
             h.take(tape.hidden[l])
             if l == 0:
-                torch.bmm(S, V.first, out=h.own)
+                torch.bmm(S, V.first, out=h.own.x)
             else:
                 self._tangent_layer(theta, V, l, out=h.own)
-            _mask(h.own_bits, tape.hidden_bits[l], 0, grad_input=h.own_bits)
+            _mask(h.own.bits, tape.hidden[l].bits, 0, grad_input=h.own.bits)
         self._tangent_layer(theta, V, self._last, out=self._head)
         self._head_delta_dot(A, weight, tape, dA)
         for l in range(self._last, -1, -1):
             delta = self._deltas[l]
             delta.take(tape.deltas[l])
             if l == 0:
-                torch.bmm(S.mT, delta.own, out=hvp.first)
+                torch.bmm(S.mT, delta.own.x, out=hvp.first)
                 dS.add_(self._tangent_back(theta, V, 0))
                 break
             h, back = self._hidden[l - 1], self._deltas[l - 1]
@@ -259,32 +312,38 @@ class Passes:
                 if self._joined:
                     torch.bmm(delta.below_T, h.below, out=self._thin)
                 else:
-                    torch.bmm(delta.own_T, h.taped, out=self._thin).baddbmm_(delta.taped.mT, h.own)
-                hvp.weights[l].copy_(self._thin.mT)
-            elif self._joined:
-                torch.bmm(h.below_T, delta.below, out=hvp.weights[l])
-            else:
-                torch.bmm(tape.hidden_T[l - 1], delta.own, out=hvp.weights[l]).baddbmm_(h.own_T, delta.taped)
-            torch.sum(delta.own, 1, keepdim=True, out=hvp.biases[l])
-            self._tangent_back(theta, V, l, out=back.own)
-            _mask(back.own_bits, tape.hidden_bits[l - 1], 0, grad_input=back.own_bits)
+                    torch.bmm(delta.own.T, h.taped.x, out=self._thin).baddbmm_(delta.taped.T, h.own.x)
+                hvp.weights[l].x.copy_(self._thin.mT)
+            elif not self._joined:
+                torch.bmm(h.taped.T, delta.own.x, out=hvp.weights[l].x).baddbmm_(h.own.T, delta.taped.x)
+            elif self._between is None:
+                torch.bmm(h.below_T, delta.below, out=hvp.weights[l].x)
+            torch.sum(delta.own.x, 1, keepdim=True, out=hvp.biases[l].x)
+            self._tangent_back(theta, V, l, out=back.own.x)
+            _mask(back.own.bits, tape.hidden[l - 1].bits, 0, grad_input=back.own.bits)
+        if self._between is not None:
+            torch.bmm(*self._between, out=hvp.between)
 
-    def _tangent_layer(self, theta: Parameters, V: Parameters, l: int, out: Tensor) -> None:
+    def _tangent_layer(self, theta: Parameters, V: Parameters, l: int, out: Viewed) -> None:
         """ż = h V + ḣ W + v, for every layer but the first."""
         h, V_l, W_l = self._hidden[l - 1], V.weights[l], theta.weights[l]
         if self._joined:
-            torch.stack((V_l, W_l), 1, out=self._below[l])
-            _affine(V.biases[l], h.beside, self._below_flat[l], out=out)
+            below, rooms = self._below[l]
+            for room, taken in zip(rooms, (V_l, W_l), strict=True):
+                room.take(taken)
+            _affine(V.biases[l], h.beside, below, out=out)
         else:
-            _affine(V.biases[l], h.taped, V_l, out=out).baddbmm_(h.own, W_l)
+            _affine(V.biases[l], h.taped.x, V_l.x, out=out).baddbmm_(h.own.x, W_l.x)
 
     def _tangent_back(self, theta: Parameters, V: Parameters, l: int, out: Tensor | None = None) -> Tensor:
         """δ̇ Wᵀ + δ Vᵀ."""
-        delta = self._deltas[l]
+        delta, V_l, W_l = self._deltas[l], V.weights[l], theta.weights[l]
         if self._joined:
-            torch.stack((theta.weights[l], V.weights[l]), 2, out=self._beside[l])
-            return torch.bmm(delta.beside, self._beside_T[l], out=out)
-        return torch.bmm(delta.own, theta.weights_T[l], out=out).baddbmm_(delta.taped, V.weights_T[l])
+            beside_T, rooms = self._beside_T[l]
+            for room, taken in zip(rooms, (W_l, V_l), strict=True):
+                room.take(taken)
+            return torch.bmm(delta.beside, beside_T, out=out)
+        return torch.bmm(delta.own.x, W_l.T, out=out).baddbmm_(delta.taped.x, V_l.T)
 
     # The heads. With c the weight and r = y − A:
     #   linear   L = Σ c r²,            δ = 2c r,          δ̇ = 2c ż,               ∂L/∂A ↦ −2c ż
@@ -302,11 +361,11 @@ class Passes:
             if self.arch.head == "tanh":
                 delta.mul_(self._one_minus_square(y))
             delta.mul_(2.0 * weight)
-        tape.deltas[-1].copy_(delta)
+        tape.deltas[-1].x.copy_(delta)
 
     def _head_delta_dot(self, A: Tensor, weight: Tensor | float, tape: Record, dA: Tensor) -> None:
         """Write δ̇_L from ż_L, and charge A with its share."""
-        y, zdot = tape.output, self._head_wide.copy_(self._head)
+        y, zdot = tape.output, self._head_wide.copy_(self._head.x)
         if self.arch.head == "softmax":
             zdot.sub_((y * zdot).sum(-1, keepdim=True)).mul_(weight)  # c (ż − Σpż)
             dA.sub_(zdot)
@@ -319,7 +378,7 @@ class Passes:
             dA.sub_(zdot)
             if self.arch.head == "tanh":
                 zdot.mul_(slope.sub_((y - A).mul_(y), alpha=2.0))
-        self._deltas[-1].own.copy_(zdot)
+        self._deltas[-1].own.x.copy_(zdot)
 
     def _one_minus_square(self, y: Tensor) -> Tensor:
         return torch.addcmul(self._ones, y, y, value=-1.0, out=self._slope)
