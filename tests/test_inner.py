@@ -125,6 +125,17 @@ def test_weight_gradients_in_one_batch_are_those_of_each_layer(monkeypatch, laye
         assert relative(together, apart) < 1e-12
 
 
+@pytest.mark.parametrize("width", [8, 6])
+@pytest.mark.parametrize("rows", [5, 1])
+def test_a_copy_of_bfloat16_is_the_same_numbers(width, rows):
+    """Copied in fours or one by one, into a place between others, one row for all or each its own."""
+    place = torch.zeros(2, 5, 2, width, dtype=torch.bfloat16)
+    numbers = torch.randn(2, rows, width, generator=torch.Generator().manual_seed(0)).bfloat16()
+    mlp.Viewed.of(place.select(2, 1)).take(mlp.Viewed.of(numbers))
+    assert torch.equal(place[:, :, 1], numbers.expand(2, 5, width))
+    assert not place[:, :, 0].any()
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 def test_meta_gradient_equals_finite_differences(optimizer):
     """dH along a random direction of the synset equals (H(+ε) − H(−ε)) / 2ε."""

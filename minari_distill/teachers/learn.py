@@ -6,6 +6,7 @@ A method is a `Trainer` in its own file; add yours to `TRAINERS`, to `DISCRETE_T
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -135,11 +136,11 @@ def estimate_seconds(transitions: Transitions, config: DistillConfig, *, seconds
     trainer = make_trainer(transitions, config)
     trainer.cost_as_late()
     trainer.advance(2)
-    spent: list[float] = []
-    while not spent or sum(spent) < seconds:
-        began = time.perf_counter()
+    times = [time.perf_counter()]
+    while len(times) < 2 or times[-1] - times[0] < seconds:
         trainer.advance(1)
-        spent.append(time.perf_counter() - began)
+        times.append(time.perf_counter())
+    spent = (later - earlier for earlier, later in itertools.pairwise(times))
     return statistics.median(spent) * trainer.total_steps
 
 
